@@ -18,6 +18,7 @@ from zoo.hosts import team as teams
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch):
     monkeypatch.setenv(meeting.TIMEOUT, "20")
+    monkeypatch.setattr(teams, "LAST", 0.0)
 
 
 def meet(places, facts):

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 # How long a process may compute on before it ends when another one is gone, and how long its end may take, in seconds.
 GRACE, END = 20.0, 60.0
+# How long process 0 waits until all others have ended after an error, in seconds.
+LAST = 10.0
 # How long the news of a lost process may take to arrive after JAX has noticed it, in seconds.
 NEWS = 5.0
 # How often processes ask each other whether a signal has arrived, in seconds.
@@ -214,6 +216,11 @@ class Team:
             ending = Ending(FAILED, str(error) or type(error).__name__)
         for channel in self._channels.values():
             channel.end(ending)
+        if self.leads and error is not None:
+            # JAX ends a process without a word of ours when process 0 is gone.
+            until = time.monotonic() + LAST
+            for channel in self._channels.values():
+                channel.gone.wait(max(0.0, until - time.monotonic()))
 
     def _receive(self, index: int, label: str) -> Message:
         inbox = self._channels[index].inbox
