@@ -14,12 +14,15 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 # Which of our parts each part may import, from the bottom up. A part may always import itself. A part is a module or a
 # package directly below `zoo`.
 BOTTOM = {"zoo.errors", "zoo.interrupts", "zoo.reporter", "zoo_runtime"}
+# Training on several processes.
+HOSTS = {"zoo.hosts"}
 TOOLS = BOTTOM | {"zoo.files", "zoo.backend", "zoo.installed", "zoo.plugin"}
 ALLOWED = {
     "zoo_runtime": set(),
     "zoo.errors": set(),
     "zoo.interrupts": set(),
     "zoo.reporter": set(),
+    "zoo.hosts": {"zoo.errors", "zoo.interrupts"},
     "zoo.files": {"zoo.errors"},
     "zoo.backend": {"zoo.errors", "zoo.interrupts"},
     "zoo.installed": {"zoo.errors"},
@@ -32,7 +35,7 @@ ALLOWED = {
     "zoo.evaluate": BOTTOM | {"zoo.data"},
     "zoo.archives": BOTTOM | {"zoo.files"},
     "zoo.report": BOTTOM | {"zoo.files", "zoo.plugin", "zoo.runs", "zoo.data"},
-    "zoo.train": TOOLS | {"zoo.convert", "zoo.data"},
+    "zoo.train": TOOLS | HOSTS | {"zoo.convert", "zoo.data"},
     "zoo.export": BOTTOM | {"zoo.files", "zoo.plugin", "zoo.data", "zoo.convert", "zoo.evaluate"},
     "zoo.config": TOOLS | {"zoo.pretrained", "zoo.data", "zoo.train"},
 }

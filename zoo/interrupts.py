@@ -94,7 +94,7 @@ def send(number: int | None) -> None:
             # Unlike `interrupt_main`, this also ends a pause of the main thread.
             signal.pthread_kill(main, number)
         else:
-            _thread.interrupt_main(number)
+            _thread.interrupt_main(signal.Signals(number))
 
 
 @contextlib.contextmanager

@@ -243,7 +243,7 @@ def test_all_options_of_a_record_become_options_again(tmp_path):
         values = dict(context.params)
         from zoo.cli.options import training_values, variant_requests
 
-        for key in ("allow_chance", "replace", "profile", "dry_run"):
+        for key in ("allow_chance", "replace", "profile", "dry_run", "processes", "process_index", "coordinator"):
             values.pop(key)
         assert variant_requests(values) == ()
         again = training_values(values).to_json()

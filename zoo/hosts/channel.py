@@ -67,11 +67,16 @@ class Channel:
     Args:
         connected: The socket.
         ended: Called in the thread with an `Ending`, once, when the other process ends or is lost.
+
+    Attributes:
+        inbox: The messages that have arrived.
+        gone: Set when the other process does not exist any more.
     """
 
     def __init__(self, connected: socket.socket, ended: Callable[[Ending], None]):
         self._socket, self._ended = connected, ended
         self._writing, self.inbox = threading.Lock(), queue.SimpleQueue[Message]()
+        self.gone = threading.Event()
         connected.settimeout(None)
         connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -105,9 +110,7 @@ class Channel:
         if self._writing.acquire(timeout=1):
             try:
                 with contextlib.suppress(OSError):
-                    self._socket.settimeout(1)
                     self._socket.sendall(_FRAME.pack(_END, len(text)) + text)
-                    self._socket.shutdown(socket.SHUT_WR)
             finally:
                 self._writing.release()
 
@@ -139,6 +142,10 @@ class Channel:
                     break
                 self.inbox.put(found)
         self._ended(ending)
+        with contextlib.suppress(OSError):
+            while self._socket.recv(1 << 16):
+                pass
+        self.gone.set()
 
     def _message(self, kind: bytes, length: int) -> Message | Ending:
         if kind not in (_MESSAGE, _END) or length > LONGEST_HEADER:

@@ -44,6 +44,8 @@ def start(place: Place, seconds: float) -> None:
     """
     import jax
 
+    # CPUs that compute several steps at once can wait for each other for ever.
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
     if place.count == 1:
         return
     # This service takes over SIGTERM, which zoo handles itself.

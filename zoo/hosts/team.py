@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 import socket
@@ -16,23 +17,22 @@ from zoo import interrupts
 from zoo.errors import HostsError
 from zoo.hosts import devices
 from zoo.hosts.channel import DONE, FAILED, INTERRUPTED, LOST, Channel, Ending, Message
+from zoo.hosts.meeting import difference, meet, timeout
 from zoo.hosts.place import Place
 
 if TYPE_CHECKING:
     import numpy as np
 
-# The environment variable that says how long processes wait for each other at the start, in seconds.
-TIMEOUT = "ZOO_HOSTS_TIMEOUT"
-DEFAULT_TIMEOUT = 300.0
 # How long a process may compute on before it ends when another one is gone, and how long its end may take, in seconds.
 GRACE, END = 20.0, 60.0
+# How long process 0 waits until all others have ended after an error, in seconds.
+LAST = 10.0
 # How long the news of a lost process may take to arrive after JAX has noticed it, in seconds.
 NEWS = 5.0
 # How often processes ask each other whether a signal has arrived, in seconds.
 PERIOD = 0.5
 # The text of another process's end that is already a whole message.
 RELAYED = "relayed"
-_FACTS = "what is trained"
 _ABANDONED = "abandoned"
 
 
@@ -79,7 +79,7 @@ class Team:
     def connect(self, sockets: Mapping[int, socket.socket]) -> None:
         """Take over the connections to the other processes."""
         for index, each in sockets.items():
-            self._channels[index] = Channel(each, lambda ending, index=index: self._ended(index, ending))
+            self._channels[index] = Channel(each, functools.partial(self._ended, index))
         for channel in self._channels.values():
             channel.listen()
 
@@ -216,6 +216,11 @@ class Team:
             ending = Ending(FAILED, str(error) or type(error).__name__)
         for channel in self._channels.values():
             channel.end(ending)
+        if self.leads and error is not None:
+            # JAX ends a process without a word of ours when process 0 is gone.
+            until = time.monotonic() + LAST
+            for channel in self._channels.values():
+                channel.gone.wait(max(0.0, until - time.monotonic()))
 
     def _receive(self, index: int, label: str) -> Message:
         inbox = self._channels[index].inbox
@@ -329,10 +334,10 @@ def start(place: Place, facts: Mapping[str, Any], say: Callable[[str], None]) ->
         InstallationError: JAX is not installed, or it has started already.
     """
     global _team, _deserted
-    team = _met(place, facts, say) if place.count > 1 else Team(place, (socket.gethostname(),))
+    team = met(place, facts, say) if place.count > 1 else Team(place, (socket.gethostname(),))
     try:
         _deserted = place.count > 1
-        devices.start(place, _timeout())
+        devices.start(place, timeout())
         _team = team
         yield team
     except BaseException as error:
@@ -341,6 +346,14 @@ def start(place: Place, facts: Mapping[str, Any], say: Callable[[str], None]) ->
     finally:
         _team = None
     team.end(None)
+
+
+def met(place: Place, facts: Mapping[str, Any], say: Callable[[str], None]) -> Team:
+    """Meet the other processes, and return them. The arguments and errors are those of `start`."""
+    names, sockets = meet(place, facts, say)
+    team = Team(place, names)
+    team.connect(sockets)
+    return team
 
 
 def finish() -> None:
@@ -353,170 +366,3 @@ def finish() -> None:
         team._closed.set()
         devices.stop()
         _deserted = False
-
-
-def difference(ours: Mapping[str, Any], theirs: Mapping[str, Any], name: str) -> str:
-    """Say in what facts of another process differ from those of process 0; empty if they do not.
-
-    Args:
-        ours: The facts of process 0.
-        theirs: The facts of the other process.
-        name: Describes the other process.
-    """
-    differing = [key for key in sorted({*ours, *theirs}) if ours.get(key) != theirs.get(key)]
-    if not differing:
-        return ""
-    lines = [f"  {key}: {_shown(ours.get(key))} in process 0, {_shown(theirs.get(key))} there" for key in differing[:8]]
-    more = [f"  and {len(differing) - 8} more"] if len(differing) > 8 else []
-    return "\n".join([f"{name} has others than process 0:", *lines, *more])
-
-
-def _shown(value: Any) -> str:
-    text = "nothing" if value is None else str(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _timeout() -> float:
-    text = os.environ.get(TIMEOUT) or str(DEFAULT_TIMEOUT)
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < 1e6:
-        raise HostsError(f"the environment variable {TIMEOUT} is a number of seconds. Received: {text!r}.")
-    return seconds
-
-
-def _met(place: Place, facts: Mapping[str, Any], say: Callable[[str], None]) -> Team:
-    """Connect the processes, and check that they have the same facts.
-
-    Raises:
-        HostsError: Some do not come in time, or they do not belong together.
-    """
-    seconds = _timeout()
-    hello = {"index": place.index, "count": place.count, "host": socket.gethostname(), "facts": dict(facts)}
-    if place.index:
-        connected = _connected(place, seconds)
-        channel = Channel(connected, lambda ending: None)
-        channel.send(Message(_FACTS, hello))
-        try:
-            answer = channel.first(seconds + 10).facts
-        except OSError as error:
-            raise HostsError(
-                f"process 0 at {place.address} does not answer: {error}. It may have ended: see its messages. Check "
-                "that zoo listens there, and no other program."
-            ) from error
-        if answer["problem"]:
-            raise HostsError(answer["problem"])
-        team = Team(place, answer["names"])
-        team.connect({0: connected})
-        return team
-    sockets, hellos = _gathered(place, hello, seconds, say)
-    names = [hellos[index]["host"] for index in range(place.count)]
-    _answer(sockets, {"problem": "", "names": names})
-    team = Team(place, names)
-    team.connect(sockets)
-    return team
-
-
-def _answer(sockets: Mapping[int, socket.socket], facts: Mapping[str, Any]) -> None:
-    for each in sockets.values():
-        Channel(each, lambda ending: None).send(Message(_FACTS, dict(facts)))
-
-
-def _connected(place: Place, seconds: float) -> socket.socket:
-    """Connect to process 0, which may start later.
-
-    Raises:
-        HostsError: It cannot be reached in time.
-    """
-    until = time.monotonic() + seconds
-    while True:
-        try:
-            return socket.create_connection((place.host, place.port), timeout=min(10.0, seconds))
-        except OSError as error:
-            if time.monotonic() >= until:
-                raise HostsError(
-                    f"process {place.index} cannot reach process 0 at {place.address} after {seconds:.0f} seconds: "
-                    f"{error.strerror or error}. Check that process 0 runs, that --coordinator names its host and "
-                    "port, and that no firewall is between the hosts."
-                ) from error
-        time.sleep(0.2)
-
-
-def _gathered(
-    place: Place, hello: Mapping[str, Any], seconds: float, say: Callable[[str], None]
-) -> tuple[dict[int, socket.socket], dict[int, dict[str, Any]]]:
-    """In process 0: wait for all others. Return their sockets and what they say of themselves, by index.
-
-    Raises:
-        HostsError: Some do not come in time, or they do not belong together. They are told.
-    """
-    sockets: dict[int, socket.socket] = {}
-    hellos: dict[int, dict[str, Any]] = {0: dict(hello)}
-    until = time.monotonic() + seconds
-    with _server(place.port) as server:
-        say(f"Waiting for {place.count - 1} more {'process' if place.count == 2 else 'processes'} on port {place.port}")
-        while len(hellos) < place.count:
-            server.settimeout(max(0.01, until - time.monotonic()))
-            try:
-                connected, _ = server.accept()
-            except TimeoutError:
-                lacking = [str(index) for index in range(place.count) if index not in hellos]
-                problem = (
-                    f"after {seconds:.0f} seconds, {len(hellos)} of {place.count} processes have come. Lacking: "
-                    f"{', '.join(lacking)}. Start zoo with the same command on each host, with its own "
-                    f"--process-index, and let --coordinator name port {place.port} of {socket.gethostname()!r}."
-                )
-                break
-            # A program that is not zoo may look what listens here.
-            with contextlib.suppress(OSError):
-                theirs = Channel(connected, lambda ending: None).first(10.0).facts
-                problem = _misfit(hellos, theirs, place)
-                if problem:
-                    _answer({0: connected}, {"problem": problem})
-                    break
-                sockets[theirs["index"]], hellos[theirs["index"]] = connected, theirs
-        else:
-            return sockets, hellos
-    _answer(sockets, {"problem": problem})
-    raise HostsError(problem)
-
-
-def _misfit(hellos: Mapping[int, Mapping[str, Any]], theirs: Mapping[str, Any], place: Place) -> str:
-    """Say why a process does not belong to those that have come; empty if it does."""
-    index, host = theirs["index"], theirs["host"]
-    if theirs["count"] != place.count:
-        return (
-            f"process {index} on {host!r} was started with --processes {theirs['count']}, process 0 with {place.count}."
-        )
-    if index in hellos:
-        return (
-            f"there are two processes with the index {index}, on {hellos[index]['host']!r} and on {host!r}. Give each "
-            "its own --process-index."
-        )
-    text = difference(hellos[0]["facts"], theirs["facts"], f"process {index} on {host!r}")
-    return f"all processes must be started with the same command and the same versions, but {text}" if text else ""
-
-
-def _server(port: int) -> socket.socket:
-    """Return a socket that listens on a port of all addresses of this host.
-
-    Raises:
-        HostsError: The port is not free.
-    """
-    try:
-        # JAX's service listens on the next one; better to know now than when all have come.
-        for wanted in (port + 1, port):
-            if socket.has_dualstack_ipv6():
-                server = socket.create_server(("", wanted), family=socket.AF_INET6, dualstack_ipv6=True)
-            else:
-                server = socket.create_server(("", wanted))
-            if wanted != port:
-                server.close()
-    except OSError as error:
-        raise HostsError(
-            f"port {wanted} of this host is not free: {error.strerror or error}. Process 0 needs the port of "
-            f"--coordinator and the next one. Choose another port for all processes."
-        ) from error
-    return server

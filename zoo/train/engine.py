@@ -19,7 +19,8 @@ from zoo.data.augment import Augment
 from zoo.plugin import Head, Phase
 from zoo.reporter import Reporter, counted
 from zoo.train import exact, fitting, freeze, grouped_conv, jobs, progress
-from zoo.train.batches import Batching, PhaseInputs, make_batches
+from zoo.train.active_phase import ActivePhase
+from zoo.train.batches import Batching, make_batches
 from zoo.train.batchnorm import BatchNormRecalibration
 from zoo.train.epochs import BestWeights, optimizer_state
 from zoo.train.frozen import together
@@ -33,7 +34,7 @@ from zoo.train.progress import Moment, NetworkVariables, Place, Records
 from zoo.train.safe_points import TrainingPoints, Values, position
 
 if TYPE_CHECKING:
-    import keras
+    pass
 
 # A phase is skipped only if the loss is at most this fraction of the chance level, see `zoo.plugin.Phase`.
 CHANCE_SHARE = 0.25
@@ -190,44 +191,6 @@ def lr_find(
     return tests
 
 
-@dataclass
-class _ActivePhase:
-    """A phase whose trainable layers are set and whose batches are ready.
-
-    Args:
-        index: The index of the phase, counted from 0.
-        phase: The phase.
-        network: The network of the phase.
-        trainable: The layers that the phase trains.
-        inputs: The part of the network that the phase trains, and functions that read batches for this part.
-        batches: Training batches.
-        validation: Validation batches.
-        started: The value of `time.perf_counter` at the start of the phase, in seconds. If the phase was interrupted,
-            it is as much earlier as the phase took before.
-        resumed: Where the phase was interrupted; None if it starts from its beginning.
-    """
-
-    index: int
-    phase: Phase
-    network: Network
-    trainable: freeze.TrainableLayers
-    inputs: PhaseInputs
-    batches: keras.utils.PyDataset
-    validation: keras.utils.PyDataset
-    started: float
-    resumed: Place | None
-
-    def record(self, epochs: int) -> dict[str, Any]:
-        """Return the entry of run.json for the phase after a number of epochs."""
-        return {
-            **self.phase.to_json(),
-            "moved_layers": list(self.trainable.layers),
-            "moved_parameters": self.trainable.parameters,
-            "epochs_run": epochs,
-            "seconds": round(time.perf_counter() - self.started, 2),
-        }
-
-
 class _Trainer:
     """Holds the state of one call of `train` or `lr_find`. Its arguments are those of `train`."""
 
@@ -313,8 +276,8 @@ class _Trainer:
         return False
 
     @contextlib.contextmanager
-    def phase(self, index: int) -> Iterator[_ActivePhase]:
-        """Set the trainable layers of a phase, make its batches, and yield an `_ActivePhase`.
+    def phase(self, index: int) -> Iterator[ActivePhase]:
+        """Set the trainable layers of a phase, make its batches, and yield an `ActivePhase`.
 
         The time spent in this context is recorded as the time of the phase.
         """
@@ -347,9 +310,9 @@ class _Trainer:
                 shuffle=True,
             )
             validation = make_batches(inputs.validation, self._data.val, **vars(self._batching))
-            yield _ActivePhase(index, phase, network, trainable, inputs, batches, validation, started, resumed)
+            yield ActivePhase(index, phase, network, trainable, inputs, batches, validation, started, resumed)
 
-    def _solve(self, active: _ActivePhase) -> None:
+    def _solve(self, active: ActivePhase) -> None:
         """Solve the head of a phase, and record it as one epoch."""
         phase, network, number = active.phase, active.network.logits_model, len(self._records.history) + 1
         with self._reporter.timing.measure("solving the head"):
@@ -390,11 +353,11 @@ class _Trainer:
             self._records.val_logits.append(np.asarray(logits))
         self._record(active, 1, {"solution": solution})
 
-    def solves(self, active: _ActivePhase) -> bool:
+    def solves(self, active: ActivePhase) -> bool:
         """Return whether the head of a phase is solved instead of trained."""
         return active.phase.optimizer == "exact" and not exact.obstacle(self._head)
 
-    def _record(self, active: _ActivePhase, epochs: int, others: dict[str, Any]) -> None:
+    def _record(self, active: ActivePhase, epochs: int, others: dict[str, Any]) -> None:
         """Record a phase that has ended.
 
         Args:
@@ -404,7 +367,7 @@ class _Trainer:
         """
         self._records.phases.append({**active.record(epochs), **others})
 
-    def fit(self, active: _ActivePhase) -> None:
+    def fit(self, active: ActivePhase) -> None:
         """Train a phase, recalibrate BatchNorm if needed, and record the phase.
 
         Afterwards the network has the weights of the best epoch so far, or of the last epoch if `keep_best` is False.
@@ -415,7 +378,7 @@ class _Trainer:
             self._solve(active)
         jobs.same_end(self._variables, active.network, self._best, self._records.history)
 
-    def _fit(self, active: _ActivePhase) -> None:
+    def _fit(self, active: ActivePhase) -> None:
         """Train a phase whose head is not solved."""
         phase, history, best = active.phase, self._records.history, self._best
         network, steps = active.network.logits_model, len(active.batches)
@@ -458,7 +421,7 @@ class _Trainer:
             self._records.val_logits.append(np.asarray(trained_part.predict(active.validation, verbose=0)))
         self._record(active, epochs, {})
 
-    def _capture(self, active: _ActivePhase, moment: Moment) -> Callable[[], None]:
+    def _capture(self, active: ActivePhase, moment: Moment) -> Callable[[], None]:
         """Take the state at a moment of a phase, and return a function that writes it; see `_write`."""
         if self._points is None:
             return functools.partial(self._write, None, moment)
@@ -479,7 +442,7 @@ class _Trainer:
         if not moment.batches:
             self._log(self._records.history[-1])
 
-    def test(self, active: _ActivePhase, range_test: RangeTestConfig) -> RangeTest:
+    def test(self, active: ActivePhase, range_test: RangeTestConfig) -> RangeTest:
         """Run a range test on a phase. Afterwards the network has the same weights as before."""
         trained_part, network = active.inputs.trained_part, active.network.logits_model
         with fitting.mixed_precision(self._config.precision, trained_part):
@@ -500,7 +463,7 @@ class _Trainer:
             records.history, records.phases, best.epoch, records.warnings, stats.to_json(), records.val_logits
         )
 
-    def _compile(self, active: _ActivePhase, phase: Phase) -> None:
+    def _compile(self, active: ActivePhase, phase: Phase) -> None:
         fitting.compile_for(
             active.inputs.trained_part,
             phase,

@@ -142,7 +142,8 @@ def same_start(variables: NetworkVariables, values: Values | None) -> Values | N
     message = team.share("start", None, variables.everything() if team.leads else None)
     if not team.leads:
         variables.assign_all(message.arrays)
-    message = team.share("safe point", values and values.facts, values and values.arrays)
+    facts, arrays = (None, None) if values is None else (values.facts, values.arrays)
+    message = team.share("safe point", facts, arrays)
     if message.facts is None:
         return None
     # Process 0 has checked that the safe point belongs to the network.

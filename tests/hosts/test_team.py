@@ -1,0 +1,148 @@
+"""Processes meet, compare what they do, exchange arrays, and hear of each other's end; here as threads, without JAX."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from processes import free_port
+
+from zoo.errors import HostsError
+from zoo.hosts import Abandoned, Place, meeting
+from zoo.hosts import team as teams
+
+
+@pytest.fixture(autouse=True)
+def short_waits(monkeypatch):
+    monkeypatch.setenv(meeting.TIMEOUT, "20")
+    monkeypatch.setattr(teams, "LAST", 0.0)
+
+
+def meet(places, facts):
+    """Let processes meet; return a `Team` or an error for each."""
+
+    def one(place, fact):
+        try:
+            return teams.met(place, fact, lambda text: None)
+        except HostsError as error:
+            return error
+
+    with ThreadPoolExecutor(len(places)) as pool:
+        return list(pool.map(one, places, facts))
+
+
+def places(count, port):
+    return [Place(count, index, "127.0.0.1", port) for index in range(count)]
+
+
+@pytest.fixture
+def three():
+    team = meet(places(3, free_port()), [{"--seed": "0"}] * 3)
+    yield team
+    for each in team:
+        each.end(None)
+
+
+def all_do(team, function):
+    with ThreadPoolExecutor(len(team)) as pool:
+        return list(pool.map(function, team))
+
+
+def test_they_exchange_facts_and_arrays(three):
+    assert all_do(three, lambda each: each.exchange("number", each.index * 10)) == [[0, 10, 20]] * 3
+    for message in all_do(three, lambda each: each.share("state", [each.index], {"a": np.float32(each.index + 5)})):
+        assert message.facts == [0]
+        assert message.arrays["a"].shape == () and message.arrays["a"] == 5
+    empty = np.zeros((0, 4), "int64")
+    for parts in all_do(three, lambda each: each.gather("f", {"x": np.full((2, each.index), each.index), "e": empty})):
+        assert [part["x"].tolist() for part in parts] == [[[], []], [[1], [1]], [[2, 2], [2, 2]]]
+        assert parts[2]["e"].shape == (0, 4)
+
+
+def test_a_signal_for_one_is_one_for_all(three, monkeypatch):
+    noted = []
+    monkeypatch.setattr(teams.interrupts, "note", noted.append)
+    assert all_do(three, lambda each: each.signal_waits(now=True)) == [False] * 3
+    monkeypatch.setattr(teams.interrupts, "waiting_number", lambda: 15 * (threading.current_thread().name == "one"))
+
+    def ask(each):
+        threading.current_thread().name = "one" if each.index == 1 else "other"
+        return each.signal_waits(now=True)
+
+    assert all_do(three, ask) == [True] * 3
+    assert noted == [15] * 3
+
+
+def test_other_facts_are_named(three):
+    def compare(each):
+        with pytest.raises(HostsError) as error:
+            each.require_same("pictures", {"the number of pictures": 100 - each.index // 2, "classes": ["a"]})
+        return str(error.value)
+
+    (text, *others) = all_do(three, compare)
+    assert "process 2 on" in text and "the number of pictures: 100 in process 0, 99 there" in text
+    assert "classes" not in text and others == [text] * 2
+
+
+def test_the_end_of_one_ends_all(three):
+    three[2].end(OSError("the disk is gone"))
+
+    def wait(each):
+        with pytest.raises(HostsError) as error:
+            each.share("state") if each.index else each.exchange("number", 1)
+        return str(error.value)
+
+    texts = all_do(three[:2], wait)
+    assert texts == [f"process 2 on {socket.gethostname()!r} has failed: the disk is gone"] * 2
+
+
+def test_a_training_that_process_0_gives_up(three):
+    three[0].abandon()
+    with pytest.raises(Abandoned):
+        three[1].share("epoch")
+
+
+@pytest.mark.parametrize(
+    ("second", "facts", "words"),
+    [
+        (Place(2, 1, "127.0.0.1"), {"--seed": "1"}, "--seed: 0 in process 0, 1 there"),
+        (Place(2, 1, "127.0.0.1"), {}, "--seed: 0 in process 0, nothing there"),
+        (Place(3, 1, "127.0.0.1"), {"--seed": "0"}, "--processes 3, process 0 with 2"),
+    ],
+)
+def test_processes_that_do_not_belong_together(second, facts, words):
+    port = free_port()
+    second = Place(second.count, second.index, second.host, port)
+    for error in meet([Place(2, 0, "127.0.0.1", port), second], [{"--seed": "0"}, facts]):
+        assert isinstance(error, HostsError) and words in str(error)
+
+
+def test_processes_that_do_not_come(monkeypatch):
+    monkeypatch.setenv(meeting.TIMEOUT, "0.5")
+    (error,) = meet(places(3, free_port())[:1], [{}])
+    assert "1 of 3 processes have come. Lacking: 1, 2." in str(error)
+    port = free_port()
+    (error,) = meet([Place(2, 1, "127.0.0.1", port)], [{}])
+    assert f"process 1 cannot reach process 0 at 127.0.0.1:{port}" in str(error) and "firewall" in str(error)
+
+
+def test_a_port_that_is_not_free():
+    port = free_port()
+    with meeting._server(port + 1):
+        (error,) = meet([Place(2, 0, "127.0.0.1", port)], [{}])
+    assert f"port {port + 1} of this host is not free" in str(error)
+
+
+def test_another_program_calls():
+    port = free_port()
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(teams.met, Place(2, 0, "127.0.0.1", port), {}, lambda text: None)
+        with meeting._connected(Place(2, 1, "127.0.0.1", port), 10) as caller:
+            caller.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        second = teams.met(Place(2, 1, "127.0.0.1", port), {}, lambda text: None)
+    assert first.result().names == second.names == (socket.gethostname(),) * 2
+    first.result().end(None)
+    second.end(None)
