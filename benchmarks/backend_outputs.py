@@ -55,7 +55,7 @@ def check(name: str, folder: Path) -> str:
     """Return what one network computes here, as text."""
     keras, architecture = backend.start(), registry.load().architecture(name)
     keras.utils.set_random_seed(0)
-    size = (architecture.min_size, architecture.min_size)
+    size = (architecture.min_size, architecture.min_size + 16)
     model = build_backbone(architecture, size)
     draw(model)
     pixels = synthetic_pixels(4, size, architecture.channels, seed=1).astype("float32")
