@@ -1,9 +1,12 @@
-"""Starting ONNX Runtime: in one place, with telemetry off, and without a trace in the environment at import."""
+"""Starting ONNX Runtime in one place, with telemetry off; backends of Keras that are missing, and what goes without."""
 
 from __future__ import annotations
 
 import ast
+import importlib.util
+import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +14,8 @@ from pathlib import Path
 import pytest
 
 import zoo
+from zoo import backend
+from zoo.errors import InstallationError
 
 ENVIRONMENT = {key: value for key, value in os.environ.items() if key != "ORT_DISABLE_TELEMETRY"}
 
@@ -79,3 +84,81 @@ def test_onnxruntime_is_imported_in_one_place():
 
 def _is_type_checking(test: ast.expr) -> bool:
     return isinstance(test, ast.Name) and test.id == "TYPE_CHECKING"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "there", "problem"),
+    [
+        (
+            "",
+            ["jax"],
+            "by default is 'tensorflow', which is not installed here. Type `pip install tensorflow tf2onnx`, or",
+        ),
+        (
+            "torch",
+            ["jax"],
+            "KERAS_BACKEND is 'torch', which is not installed here. Type `pip install torch`, or set the ",
+        ),
+        ("theano", ["tensorflow", "jax"], "KERAS_BACKEND is 'theano', and Keras has no such backend"),
+        ("jax", [], "KERAS_BACKEND is 'jax', which is not installed here. Type `pip install jax`."),
+    ],
+)
+def test_a_backend_that_is_missing_is_named_with_what_to_do(monkeypatch, wanted, there, problem):
+    monkeypatch.setenv("KERAS_BACKEND", wanted)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name if name in there else None)
+    with pytest.raises(InstallationError, match=re.escape(problem)):
+        backend.check()
+    assert backend.missing_converters() == [name for name in ("tensorflow", "tf2onnx") if name not in there]
+
+
+def test_gpus_compute_float32_without_rounding_where_figures_are_compared(monkeypatch):
+    import tensorflow as tf
+
+    rounding = tf.config.experimental.tensor_float_32_execution_enabled
+    before = rounding()
+    with backend.full_float32():
+        assert rounding() is before, "a processor does not round"
+    monkeypatch.setattr(backend, "has_accelerator", lambda: True)
+    tf.config.experimental.enable_tensor_float_32_execution(True)
+    try:
+        with backend.full_float32():
+            assert rounding() is False
+        assert rounding() is True
+    finally:
+        tf.config.experimental.enable_tensor_float_32_execution(before)
+
+
+def test_a_network_is_refused_on_a_backend_that_cannot_build_it(zoo, monkeypatch, tmp_path):
+    monkeypatch.setenv("KERAS_BACKEND", "torch")
+    monkeypatch.setattr(backend, "check", lambda: None)
+    ran = zoo("finetune", "nasnet_mobile", "--runs", tmp_path)
+    assert ran.code == 2 and ran.out == ""
+    assert "nasnet_mobile cannot be built on the backend 'torch' of Keras. Set the environment variable " in ran.err
+    assert "KERAS_BACKEND=tensorflow or KERAS_BACKEND=jax" in ran.err
+
+
+def test_without_tensorflow_a_run_ends_trained_and_says_where_its_file_is_made(zoo, photos, monkeypatch, tmp_path):
+    monkeypatch.setattr(backend, "CONVERTERS", ("tensorflow", "no_such_converter"))
+    places = ("--runs", tmp_path / "runs", "--exported", tmp_path / "exported")
+    arguments = (
+        "mnist_convnet",
+        "--data",
+        photos,
+        "--size",
+        28,
+        "--weights",
+        "none",
+        "--epochs",
+        1,
+        "--name",
+        "shapes",
+    )
+    ran = zoo("finetune", *arguments, *places, "--allow-chance")
+    (run,) = (tmp_path / "runs").iterdir()
+    assert ran.code == 1 and not list(tmp_path.glob("exported/*/model.onnx"))
+    assert "error: no_such_converter, which converts networks to ONNX, is not installed here." in ran.err
+    assert f"type there: `zoo export {run.name} --data FOLDER`, with the folder that has the pictures there." in ran.err
+    assert json.loads((run / "run.json").read_text())["status"] == "trained" and (run / "model.keras").is_file()
+    monkeypatch.setattr(backend, "CONVERTERS", ("tensorflow", "tf2onnx"))
+    ran = zoo("export", run, "--exported", tmp_path / "exported", "--allow-chance")
+    assert ran.code == 0 and (tmp_path / "exported" / "shapes" / "model.onnx").is_file(), ran.err

@@ -53,6 +53,8 @@ def weights(**changes) -> Weights:
         (lambda: architecture(parameters=-1), "parameters must be"),
         (lambda: architecture(learning_rate=float("nan")), "learning_rate must be"),
         (lambda: architecture(classifier_size=224), "classifier_size must be"),
+        (lambda: architecture(backends=("tensorflow", "theano")), "backends must be some of tensorflow, jax, torch"),
+        (lambda: architecture(backends=()), "backends must be"),
         (lambda: architecture(summary=" "), "summary must be"),
         (lambda: architecture(stages=()), "one or more Stage"),
         (lambda: Head(pool="mean"), "pool must be"),

@@ -289,7 +289,7 @@ def test_features_that_onnxruntime_and_keras_computed_are_kept_apart(tmp_path, m
     without = feature_cache(tmp_path, data)
     phase_inputs(network, data, without)
     assert (without.stats.engine, without.stats.computed, without.stats.found) == ("Keras", 40, 0)
-    monkeypatch.undo()
+    monkeypatch.setattr(backend, "CONVERTERS", ("tensorflow", "tf2onnx"))
     again = feature_cache(tmp_path, data)
     phase_inputs(network, data, again)
     assert (again.stats.computed, again.stats.found) == (0, 40)
@@ -300,7 +300,7 @@ def test_if_onnxruntime_fails_on_the_way_all_features_are_those_of_keras(tmp_pat
     monkeypatch.setattr(backend, "CONVERTERS", ("no_such_converter",))
     made = phase_inputs(network, data, feature_cache(tmp_path / "keras", data))
     (expected,), _ = made.train(0, data.train)
-    monkeypatch.undo()
+    monkeypatch.setattr(backend, "CONVERTERS", ("tensorflow", "tf2onnx"))
     monkeypatch.setattr(feature_module, "BATCH", 10)
     whole, calls = feature_module.FrozenPart.__call__, []
 
