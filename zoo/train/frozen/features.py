@@ -15,7 +15,7 @@ import hashlib
 import secrets
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,6 +31,7 @@ from zoo.train.batches import BatchFn, PhaseInputs
 from zoo.train.frozen import together
 from zoo.train.frozen.cut import Cut, digest
 from zoo.train.frozen.part import KERAS, FrozenPart, Unsound, expected_engine
+from zoo.train.frozen.rows import Batch, Rows
 from zoo.train.frozen.stats import CacheStats
 from zoo.train.frozen.store import Cache, FeatureSet, FeatureSetSpec
 from zoo.train.views import Views
@@ -66,30 +67,6 @@ class FeatureCacheConfig:
     limit: int | None = None
     pictures: str = ""
     always: bool = False
-
-
-# Indices of rows, their pixels as uint8 (rows, height, width, channels), and their labels if labels are kept too.
-Batch = tuple[np.ndarray, np.ndarray, np.ndarray | None]
-
-
-@dataclass(frozen=True)
-class _Rows:
-    """The rows of a feature set that a phase needs. There is one row per picture, or per view of a picture.
-
-    Args:
-        key: A string that identifies the pictures or views.
-        count: The number of all rows of the set, including those that the phase does not need.
-        needed: Indices of the rows that the phase needs, int64.
-        batches: A function that takes the indices of missing rows, and returns the pixels of these rows in batches. For
-            views, it returns the pixels of all rows, because all of them are computed again.
-        labels: Describes the set of labels that is stored along with the features; None if no labels are stored.
-    """
-
-    key: str
-    count: int
-    needed: np.ndarray
-    batches: Callable[[np.ndarray], Iterable[Batch]]
-    labels: FeatureSetSpec | None = None
 
 
 class FeatureCache:
@@ -229,7 +206,7 @@ class FeatureCache:
             for chosen in np.array_split(missing, -(-len(missing) // self._batch)):
                 yield chosen, pixels[chosen], None
 
-        sets = self._open_filled(cut, later, _Rows(self._pictures, len(self._array), rows, batches))
+        sets = self._open_filled(cut, later, Rows(self._pictures, len(self._array), rows, batches))
         if sets is None:
             return None
 
@@ -264,7 +241,7 @@ class FeatureCache:
             return views.generate()
 
         labels = FeatureSetSpec(f"labels of {key}", len(views), np.arange(len(views)), (views.targets.shape[1],))
-        sets = self._open_filled(cut, later, _Rows(key, len(views), np.arange(len(views)), batches, labels))
+        sets = self._open_filled(cut, later, Rows(key, len(views), np.arange(len(views)), batches, labels))
         if sets is None:
             return None
         *features, targets = sets
@@ -290,7 +267,7 @@ class FeatureCache:
         fingerprint = hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
         return repr([self._pictures, fingerprint, views.count, views.seed])
 
-    def _open_filled(self, cut: Cut, later: Sequence[Cut], rows: _Rows) -> list[FeatureSet] | None:
+    def _open_filled(self, cut: Cut, later: Sequence[Cut], rows: Rows) -> list[FeatureSet] | None:
         """Open the feature sets of a cut, and compute the rows that are missing.
 
         Args:
@@ -340,7 +317,7 @@ class FeatureCache:
         return [*opened[: len(cut.tensors)], *opened[len(tensors) :]]
 
     def _open(
-        self, cut: Cut, later: Sequence[Cut], rows: _Rows
+        self, cut: Cut, later: Sequence[Cut], rows: Rows
     ) -> tuple[list[keras.KerasTensor], list[FeatureSet] | None]:
         """Open the feature sets of this phase and of later phases.
 
@@ -366,7 +343,7 @@ class FeatureCache:
             )
         return tensors, sets
 
-    def _specs(self, tensors: Sequence[keras.KerasTensor], rows: _Rows) -> list[FeatureSetSpec]:
+    def _specs(self, tensors: Sequence[keras.KerasTensor], rows: Rows) -> list[FeatureSetSpec]:
         keras = backend.start()
         self._engine = self._engine or expected_engine()
         engine = [backend.engine() if self._engine == KERAS else backend.onnxruntime().__version__]
@@ -389,7 +366,7 @@ class FeatureCache:
             tensors: The tensors whose values are the features.
             sets: One set per tensor, followed by the set of labels if there is one.
             rows: Indices of the missing rows, int64.
-            batches: Batches from `_Rows.batches`. They contain at least these rows, with labels if `sets` has a set of
+            batches: Batches from `Rows.batches`. They contain at least these rows, with labels if `sets` has a set of
                 labels.
 
         Returns:

@@ -16,13 +16,13 @@ import numpy as np
 from zoo import hosts
 from zoo.errors import HostsError
 from zoo.hosts import Team
+from zoo.train.frozen.rows import Batch
 
 if TYPE_CHECKING:
     from zoo.train.batches import PhaseInputs
     from zoo.train.frozen.store import FeatureSet
 
-# Indices of rows, their pixels or features, and their labels if labels are kept too.
-Batch = tuple[np.ndarray, np.ndarray, np.ndarray | None]
+# Indices of rows, their features, and their labels if labels are kept too.
 Computed = tuple[np.ndarray, Sequence[np.ndarray], np.ndarray | None]
 
 
