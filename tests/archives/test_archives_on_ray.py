@@ -140,7 +140,7 @@ def test_a_picture_that_ends_its_worker_is_reported(zoo, model, folder, tmp_path
 
 
 def test_addresses_and_numbers_that_cannot_be(zoo, model, folder, tmp_path):
-    for address in ("127.0.0.1:1", "auto"):
-        ran = zoo("predict", model, folder, "--out", tmp_path / "out", "--ray", "--address", address)
-        assert ran.code == 2 and f"Ray cannot be reached at the address {address!r}" in ran.err
+    # Not "auto", which might find a cluster of somebody else.
+    ran = zoo("predict", model, folder, "--out", tmp_path / "out", "--ray", "--address", "127.0.0.1:1")
+    assert ran.code == 2 and "Ray cannot be reached at the address '127.0.0.1:1'" in ran.err
     assert not ray.is_initialized()
