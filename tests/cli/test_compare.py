@@ -81,6 +81,20 @@ def test_networks_at_hand_are_compared_and_one_is_named(zoo, networks, photos, t
     assert none.code == 1 and "No network keeps the limits" in none.out and "too slow" in none.out
 
 
+def test_all_networks_are_judged_by_the_same_pictures(zoo, networks, tmp_path, monkeypatch):
+    """The network with few features holds out every picture, and the one with many features a fifth of them."""
+    monkeypatch.setattr("zoo.train.linear_head.LARGE", 1_000_000)
+    ran = zoo("compare", "--output", tmp_path / "out", "--size", 16)
+    assert ran.code == 0, ran.err
+    assert "on 1528 held-out pictures" in ran.out and "on 306 held-out pictures" in ran.out
+    assert "Comparing on the 306 pictures that were held out for every network" in ran.out
+    rows = list(csv.DictReader((tmp_path / "out" / "networks.csv").open()))
+    many, few = sorted(rows, key=lambda row: float(row["loss"]))
+    assert (few["network"], many["network"]) == ("conv4", "conv64")
+    for row in rows:
+        assert float(row["accuracy"]) * 306 == pytest.approx(round(float(row["accuracy"]) * 306), abs=0.02)
+
+
 def test_a_network_that_cannot_be_tried_costs_its_row_alone(zoo, networks, photos, tmp_path):
     (tmp_path / "conv64.weights.h5").write_bytes(b"no weights")
     ran = zoo("compare", "--data", photos, "--networks", "conv64,conv4", "--output", tmp_path / "out")

@@ -166,7 +166,13 @@ def history_of(run):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("schedule", "moments"), SCHEDULES, ids=[name for name, _ in SCHEDULES])
+@pytest.mark.parametrize(
+    ("schedule", "moments"),
+    [
+        pytest.param(name, moments, id=name, marks=pytest.mark.every if name == "grow" else ())
+        for name, moments in SCHEDULES
+    ],
+)
 def test_a_killed_run_ends_in_the_same_bytes(pictures, weights, tmp_path, schedule, moments):
     seed = int(os.environ.get("ZOO_KILL_SEED", "0"))
     rng = random.Random(f"{schedule} {seed}")

@@ -91,16 +91,18 @@ class Tried:
         name: Its name, as it was asked for.
         size: (height, width) of the pictures in pixels; None if the network could not be tried.
         weights: The name of its weights.
-        accuracy: The fraction of right answers to held-out pictures, in 0..1.
+        accuracy: The fraction of right answers, in 0..1, to the pictures that were held out for every network.
         accuracy_interval: The bounds of its 95 % confidence interval.
-        pictures: The number of held-out pictures.
+        pictures: The number of these pictures.
         loss: Their mean cross-entropy.
         milliseconds: The median time for a picture from pixels to probabilities, on this computer.
         bytes: The size of the exported file.
         seconds: How long the network took in the comparison.
         too: Why it may not be chosen: "slow", "large" or both. Empty if it may.
         problem: Why it could not be tried. Empty if it could.
-        right: For each held-out picture, by its sha256, how right the answer is; see `Contender`.
+        right: For each picture that was held out for this network, by its sha256, how right the answer is; see
+            `Contender`.
+        losses: The cross-entropy of each of them, by its sha256.
     """
 
     name: str
@@ -116,10 +118,18 @@ class Tried:
     too: tuple[str, ...] = ()
     problem: str = ""
     right: Mapping[str, float] = field(default_factory=dict, repr=False)
+    losses: Mapping[str, float] = field(default_factory=dict, repr=False)
+
+    def judge(self, pictures: Sequence[str]) -> None:
+        """Set the figures of accuracy to those over some of the held-out pictures, given by their sha256."""
+        self.pictures = len(pictures)
+        self.accuracy = statistics.fmean(self.right[picture] for picture in pictures)
+        self.accuracy_interval = interval(self.accuracy, self.pictures)
+        self.loss = statistics.fmean(self.losses[picture] for picture in pictures)
 
     def to_json(self) -> dict[str, Any]:
         """Return the figures, without the answers to single pictures."""
-        values = {key: value for key, value in vars(self).items() if key != "right"}
+        values = {key: value for key, value in vars(self).items() if key not in ("right", "losses")}
         return {**values, "size": self.size and list(self.size), "too": list(self.too)}
 
 
@@ -199,6 +209,7 @@ def compare(requested: CompareConfig, registry: Registry, reporter: Reporter) ->
         if not able:
             raise failed[0]
         busy = _measure(able, requested, reporter)
+    _judge_alike([row for row, _ in able], reporter)
     for row in rows:
         row.too = _too(row, requested)
     contenders = [
@@ -297,12 +308,23 @@ def _judge(row: Tried, chosen: ChosenHead, data: TrainingData, dataset: Dataset,
     right = decisions(fit.logits, known, data.task).astype(float)
     # With several labels, it is the fraction of right ones.
     right = right.mean(axis=1) if right.ndim > 1 else right
-    row.pictures = len(right)
-    row.accuracy = float(right.mean())
-    row.accuracy_interval = interval(row.accuracy, row.pictures)
-    row.loss = float(cross_entropies(fit.logits, known, data.task, label_smoothing=0.0, weights=weights).mean())
-    digests = dataset.pixels.digests
-    row.right = {digests[place]: float(value) for place, value in zip(places, right, strict=True)}
+    losses = cross_entropies(fit.logits, known, data.task, label_smoothing=0.0, weights=weights)
+    digests = [dataset.pixels.digests[place] for place in places]
+    row.right = dict(zip(digests, map(float, right), strict=True))
+    row.losses = dict(zip(digests, map(float, losses), strict=True))
+    row.judge(digests)
+
+
+def _judge_alike(rows: Sequence[Tried], reporter: Reporter) -> None:
+    """Judge all networks by the same pictures.
+
+    A network with few features holds out all folds in turn, and a large one the first fold only.
+    """
+    shared = set.intersection(*(set(row.right) for row in rows))
+    if any(len(row.right) > len(shared) for row in rows):
+        reporter.say(f"Comparing on the {len(shared):,} pictures that were held out for every network")
+        for row in rows:
+            row.judge(sorted(shared))
 
 
 def _export(
