@@ -229,8 +229,8 @@ def measure(options: argparse.Namespace) -> None:
         "names_bytes": (many["bytes"] - few["bytes"]) / LINKS,
         "decode_s": decoded["decode"],
         "read_s": decoded["read"],
-        # Twice as many pictures take four times as long, as far as pairs decide.
-        "near_pair_s": (far["seconds"] - 2 * close["seconds"]) / (2 * HASHES**2),
+        # N pictures have N²/2 pairs, and 2 N have 4 times as many; the rest of the time grows with N.
+        "near_pair_s": (far["seconds"] - 2 * close["seconds"]) / HASHES**2,
         "features_s": computed["seconds"],
         "head_s": (large["seconds"] - small["seconds"]) / SOLVED,
         "head_threads": large["threads"],
