@@ -10,7 +10,7 @@ import functools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -32,9 +32,6 @@ from zoo.train.network import Network
 from zoo.train.planning import average_warning, extras_of, method_of, networks_of, with_enough_steps
 from zoo.train.progress import Moment, NetworkVariables, Place, Records
 from zoo.train.safe_points import TrainingPoints, Values, position
-
-if TYPE_CHECKING:
-    pass
 
 # A phase is skipped only if the loss is at most this fraction of the chance level, see `zoo.plugin.Phase`.
 CHANCE_SHARE = 0.25
