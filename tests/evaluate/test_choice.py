@@ -52,10 +52,14 @@ def test_only_pictures_that_all_have_answered_count():
     short = Contender("short", {str(i): 1.0 for i in range(100)} | {"own": 0.0}, 5.0, 1)
     found = choose([long, short])
     assert found.behind == {"long": (0, 0), "short": (0, 0)} and found.take == "long"
-    with pytest.raises(ValueError, match="no held-out picture in common"):
-        choose([long, Contender("other", {"x": 1.0}, 1.0, 1)])
-    with pytest.raises(ValueError, match="there is no network"):
+    # With nothing in common, each counts with its own pictures, and one picture proves nothing.
+    found = choose([long, Contender("other", {"x": 1.0}, 1.5, 1)])
+    assert (found.best, found.take, found.open) == ("other", "long", ("long", "other"))
+    assert found.behind["long"] == (0.5, float("inf"))
+    with pytest.raises(ValueError, match="there is nothing to compare"):
         choose([])
+    with pytest.raises(ValueError, match="no picture was answered"):
+        choose([long, Contender("mute", {}, 1.0, 1)])
 
 
 def test_the_order_of_the_networks_does_not_matter():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from zoo.workflow.sweep_ladder import Budget, dealt, rungs, standing, survivors
+from zoo.workflow.sweep_ladder import Budget, dealt, rungs, survivors
 
 
 def answers(*right: float, start: int = 0) -> dict[str, float]:
@@ -35,22 +35,6 @@ def test_a_third_goes_on_and_is_judged_on_the_pictures_that_all_have_answered():
     costs = dict.fromkeys(trials, 1.0)
     assert survivors(trials, costs) == ("trial5", "trial4", "trial3")
     assert survivors(dict(list(trials.items())[:2]), costs, least=2) == ("trial1", "trial0")
-    found = standing(trials, costs)
-    assert found.best == "trial5" and found.behind["trial3"][0] == pytest.approx(2 / 6)
-
-
-def test_trials_with_few_pictures_in_common_are_compared_by_all_of_theirs():
-    # Five of six pictures are common to all: the sixth one does not count.
-    near = {"a": answers(1, 1, 1, 1, 1, 0), "b": answers(1, 1, 1, 1, 0, 1, start=1)}
-    found = standing(near, {"a": 1.0, "b": 1.0})
-    assert found.paired and found.best == "a" and found.behind["b"][0] == pytest.approx(0.0)
-    far = {"a": answers(*[1.0] * 6, *[0.0] * 4), "b": answers(*[1.0] * 9, 0.0, start=8)}
-    found = standing(far, {"a": 1.0, "b": 1.0})
-    assert not found.paired and found.best == "b" and found.behind["a"][0] == pytest.approx(0.3)
-    # The variances of 0.6 and 0.9 of ten pictures each are added.
-    assert found.behind["a"][1] == pytest.approx((0.24 / 9 + 0.09 / 9) ** 0.5)
-    with pytest.raises(ValueError, match="no trial"):
-        standing({}, {})
 
 
 def test_of_equal_trials_the_cheapest_goes_on_alone():
@@ -61,7 +45,6 @@ def test_of_equal_trials_the_cheapest_goes_on_alone():
     assert survivors(trials, costs, groups=groups) == ("head", "other")
     # Networks that happen to give the same answers are different trials.
     assert survivors(trials, costs) == ("head", "auto")
-    assert standing(trials, costs).best == "head"
 
 
 def test_the_best_pair_is_tried_first():

@@ -405,6 +405,20 @@ def decisions(logits: npt.NDArray[Any], targets: npt.NDArray[np.float32], task: 
     return right[:, 0] if task == "binary" else right
 
 
+def rightness(logits: npt.NDArray[Any], targets: npt.NDArray[np.float32], task: str) -> npt.NDArray[np.float64]:
+    """Return how right the answer to each picture is, in 0..1: float64 (pictures,).
+
+    It is 1 for a right answer, and else 0. If there may be several classes, it is the fraction of right decisions.
+
+    Args:
+        logits: As in `decisions`.
+        targets: As in `decisions`.
+        task: As in `decisions`.
+    """
+    right = decisions(logits, targets, task).astype(np.float64)
+    return right.mean(axis=1) if right.ndim > 1 else right
+
+
 @dataclass
 class _Search:
     """The heads of all folds for a path of penalties, and what they say about the pictures that they have not seen.

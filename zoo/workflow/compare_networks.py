@@ -28,6 +28,7 @@ from zoo.errors import DataError, EmptyClass, UsageError, WeightsUnavailable, Wr
 from zoo.evaluate import choice
 from zoo.evaluate.choice import Choice, Contender
 from zoo.evaluate.metrics import interval
+from zoo.evaluate.standing import pictures_in_common
 from zoo.plugin import Architecture
 from zoo.plugin.registry import Registry
 from zoo.pretrained import fetch
@@ -35,7 +36,7 @@ from zoo.reporter import Reporter, counted
 from zoo.train.evidence import ChosenHead, quiet
 from zoo.train.frozen.stats import CacheStats
 from zoo.train.inputs import TrainingData, class_weights
-from zoo.train.linear_head import cross_entropies, decisions
+from zoo.train.linear_head import cross_entropies, rightness
 from zoo.workflow import by_evidence
 from zoo.workflow.carry_out import train_config, training_data
 from zoo.workflow.checked_graph import convert_and_check, join_and_check
@@ -91,7 +92,8 @@ class Tried:
         name: Its name, as it was asked for.
         size: (height, width) of the pictures in pixels; None if the network could not be tried.
         weights: The name of its weights.
-        accuracy: The fraction of right answers, in 0..1, to the pictures that were held out for every network.
+        accuracy: The fraction of right answers, in 0..1, to held-out pictures; to those that were held out for every
+            network, unless they are too few.
         accuracy_interval: The bounds of its 95 % confidence interval.
         pictures: The number of these pictures.
         loss: Their mean cross-entropy.
@@ -305,9 +307,7 @@ def _judge(row: Tried, chosen: ChosenHead, data: TrainingData, dataset: Dataset,
     fit = chosen.fit
     places = data.train[fit.rows]
     known = data.targets[places]
-    right = decisions(fit.logits, known, data.task).astype(float)
-    # With several labels, it is the fraction of right ones.
-    right = right.mean(axis=1) if right.ndim > 1 else right
+    right = rightness(fit.logits, known, data.task)
     losses = cross_entropies(fit.logits, known, data.task, label_smoothing=0.0, weights=weights)
     digests = [dataset.pixels.digests[place] for place in places]
     row.right = dict(zip(digests, map(float, right), strict=True))
@@ -318,13 +318,19 @@ def _judge(row: Tried, chosen: ChosenHead, data: TrainingData, dataset: Dataset,
 def _judge_alike(rows: Sequence[Tried], reporter: Reporter) -> None:
     """Judge all networks by the same pictures.
 
-    A network with few features holds out all folds in turn, and a large one the first fold only.
+    A network with few features holds out all folds in turn, and a large one the first fold only. If too few pictures
+    are common to all, each network keeps the figures of its own ones.
     """
-    shared = set.intersection(*(set(row.right) for row in rows))
-    if any(len(row.right) > len(shared) for row in rows):
+    shared = pictures_in_common({row.name: row.right for row in rows})
+    if shared is None:
+        reporter.warn(
+            "the networks were held to different pictures, because which ones are near-duplicates depends on the "
+            "picture size. Differences between them are less sure. Give all the same size with --size."
+        )
+    elif any(len(row.right) > len(shared) for row in rows):
         reporter.say(f"Comparing on the {len(shared):,} pictures that were held out for every network")
         for row in rows:
-            row.judge(sorted(shared))
+            row.judge(shared)
 
 
 def _export(

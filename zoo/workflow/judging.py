@@ -17,7 +17,7 @@ from zoo import runs
 from zoo.data.dataset import Dataset
 from zoo.errors import TrainingError
 from zoo.train.inputs import TrainingData
-from zoo.train.linear_head import cross_entropies, decisions
+from zoo.train.linear_head import cross_entropies, rightness
 
 # In the folder of safe points, which goes when the run is finished.
 FILE = f"{runs.UNFINISHED}/held-out.json"
@@ -83,9 +83,7 @@ def stop(
         )
     places = data.train[rows[known]]
     targets, logits = data.targets[places], logits[known]
-    right = decisions(logits, targets, data.task).astype(float)
-    # With several labels, it is the fraction of right ones.
-    right = right.mean(axis=1) if right.ndim > 1 else right
+    right = rightness(logits, targets, data.task)
     losses = cross_entropies(logits, targets, data.task, label_smoothing=0.0, weights=weights)
     digests: Sequence[str] = dataset.pixels.digests
     content = {

@@ -24,6 +24,7 @@ from typing import Any
 
 from zoo import files, interrupts, runs
 from zoo.errors import DataError, RunError, UsageError, WriteError, ZooError
+from zoo.evaluate.standing import standing
 from zoo.plugin import Architecture
 from zoo.plugin.registry import Registry
 from zoo.reporter import Reporter, counted
@@ -431,16 +432,16 @@ def _finish(work: Sweep) -> SweepResult:
     answers = work.answered(work.alive)
     _check_answers(work, answers)
     deepest = {name: each.right for name, each in answers.items()}
-    standing = sweep_ladder.standing(deepest, _costs(answers))
-    winner = work.folders[standing.best]
-    latest = answers[standing.best]
+    stands = standing(deepest, _costs(answers))
+    winner = work.folders[stands.best]
+    latest = answers[stands.best]
     problem: str | None = None
     if not winner.is_finished():
-        work.reporter.say(f"The winner is {standing.best}. It is trained on all pictures now, and exported")
-        with work.reporter.progress(f"finishing {standing.best}"):
+        work.reporter.say(f"The winner is {stands.best}. It is trained on all pictures now, and exported")
+        with work.reporter.progress(f"finishing {stands.best}"):
             problem = sweep_trials.finish(winner, latest.step, work.budget.left())
         work.save()
-    rows = rows_of(work.folders, work.reached, work.alive, standing, work.rung)
+    rows = rows_of(work.folders, work.reached, work.alive, stands, work.rung)
     run = winner.run()
     name, metrics = "", None
     if run is not None and problem is None:
@@ -450,7 +451,7 @@ def _finish(work: Sweep) -> SweepResult:
         data=work.requested.data,
         output=work.requested.output,
         rows=tuple(rows),
-        winner=standing.best,
+        winner=stands.best,
         run=run,
         exported=work.requested.exported / name / "model.onnx" if name else None,
         test=None if metrics is None else metrics["test"],

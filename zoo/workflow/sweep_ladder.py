@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
+from zoo.evaluate.standing import standing
 
 # One of so many trials goes on to the next rung.
 KEPT = 3
@@ -22,8 +22,6 @@ KEPT = 3
 LEAST_PAIRS = 2
 # No more folds are held out once a trial has answered so many pictures: a difference of two points then shows.
 ENOUGH = 1000
-# Trials are compared picture by picture if so much of their pictures is common to all of them.
-COMMON = 0.5
 # The solved heads may take this share of the budget, and all trials together the second one. The rest is for training
 # the winner on all pictures and for its export.
 HEADS_SHARE, TRIALS_SHARE = 0.35, 0.8
@@ -46,62 +44,6 @@ def rungs(folds: int, pictures: int | None) -> tuple[int, ...]:
     return (*found, last)
 
 
-@dataclass(frozen=True)
-class Standing:
-    """How trials stand.
-
-    Args:
-        best: The name of the best trial.
-        behind: For each trial, by how much its accuracy is below that of the best one, and the standard error of this
-            difference, both in 0..1.
-        paired: Whether the trials were compared picture by picture.
-    """
-
-    best: str
-    behind: Mapping[str, tuple[float, float]]
-    paired: bool
-
-
-def standing(answers: Mapping[str, Mapping[str, float]], costs: Mapping[str, float]) -> Standing:
-    """Compare trials picture by picture on the pictures that all of them have answered.
-
-    Which pictures are near-duplicates depends a little on the picture size, and the folds depend on that. If fewer than
-    half of the pictures are common to all trials, each trial counts with all pictures that it has answered, and the
-    differences have greater standard errors.
-
-    Args:
-        answers: For each trial, how right its answer to each held-out picture is, in 0..1; at least one picture.
-        costs: For each trial, what decides between two that are equally accurate: the lower one wins.
-
-    Raises:
-        ValueError: There is no trial, or one without an answer.
-    """
-    if not answers or not all(answers.values()):
-        raise ValueError("there is no trial, or one has answered no picture")
-    common = sorted(set.intersection(*(set(each) for each in answers.values())))
-    paired = len(common) >= COMMON * min(len(each) for each in answers.values())
-    values = {
-        name: np.array([each[picture] for picture in (common if paired else sorted(each))])
-        for name, each in answers.items()
-    }
-    best = min(answers, key=lambda name: (-values[name].mean(), costs[name], name))
-    behind: dict[str, tuple[float, float]] = {}
-    for name, each in values.items():
-        gap = float(values[best].mean() - each.mean())
-        if name == best:
-            behind[name] = 0.0, 0.0
-        elif paired:
-            behind[name] = gap, _error(values[best] - each)
-        else:
-            behind[name] = gap, math.hypot(_error(values[best]), _error(each))
-    return Standing(best, behind, paired)
-
-
-def _error(values: np.ndarray) -> float:
-    """Return the standard error of the mean."""
-    return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else float("inf")
-
-
 def survivors(
     answers: Mapping[str, Mapping[str, float]],
     costs: Mapping[str, float],
@@ -112,14 +54,14 @@ def survivors(
     """Return the trials that go on to the next rung, the best first: a third of them, rounded up.
 
     Args:
-        answers: As in `standing`.
-        costs: As in `standing`.
+        answers: As in `zoo.evaluate.standing.standing`.
+        costs: As there.
         least: How many go on at least.
         groups: A name for each trial. Of trials in the same group with the same answers, the cheapest goes on alone. A
             schedule that kept the solved head has the answers of that head.
 
     Raises:
-        ValueError: As in `standing`.
+        ValueError: There is no trial, or one without an answer.
     """
     behind = standing(answers, costs).behind
     order = sorted(answers, key=lambda name: (behind[name][0], costs[name], name))

@@ -10,8 +10,7 @@ from typing import Any
 
 from zoo import runs
 from zoo.errors import RunError
-from zoo.evaluate.choice import EQUAL
-from zoo.workflow.sweep_ladder import Standing
+from zoo.evaluate.standing import EQUAL, Standing
 from zoo.workflow.sweep_trials import HEAD, TrialFolder, size_text
 
 # The states of a trial: it is the best one; it is behind that one by at most one standard error; it was compared with
