@@ -314,6 +314,9 @@ class FeatureCache:
         if not any(feature_set.folder in self._filled for feature_set in opened):
             self.stats.found += len(rows.needed) - len(missing)
         self._filled.update(feature_set.folder for feature_set in opened)
+        for feature_set in opened[len(cut.tensors) : len(tensors)]:
+            # Later phases open their own.
+            feature_set.close()
         return [*opened[: len(cut.tensors)], *opened[len(tensors) :]]
 
     def _open(
