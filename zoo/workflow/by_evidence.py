@@ -203,17 +203,17 @@ def features_of(
     """
     weights = resolved.weights.file
     if weights is not None:
-        place = (resolved.architecture, resolved.head, resolved.spec.size, weights, registry, reporter)
+        spec = solved.BackboneSpec(resolved.architecture, resolved.head, resolved.spec.size, weights)
         arguments = (data.array, data.train, config.features, reporter, stats)
         try:
-            backbone = solved.open_backbone(*place)
-            computing = solved.keras_backbone(*place) if backend.accelerated() else backbone
+            backbone = solved.open_backbone(spec, registry, reporter)
+            computing = solved.keras_backbone(spec, registry, reporter) if backend.accelerated() else backbone
             return backbone, pooled_features(computing, *arguments)
         except ConverterMissing:
             reporter.say("Features: Keras computes them, because TensorFlow, which converts backbones, is missing here")
         except ConversionFailed as error:
             reporter.warn(f"features are computed by Keras, which is slower: {str(error).splitlines()[0]}")
-        return None, pooled_features(solved.keras_backbone(*place), *arguments)
+        return None, pooled_features(solved.keras_backbone(spec, registry, reporter), *arguments)
     keras = backend.start()
     network = build_network(resolved, registry, reporter)
     layer = network.model.get_layer("logits")

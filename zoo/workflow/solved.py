@@ -154,21 +154,28 @@ def check(
     }
 
 
-def open_backbone(
-    architecture: Architecture,
-    head: Head,
-    size: tuple[int, int],
-    weights: WeightsFile | Path,
-    registry: Registry,
-    reporter: Reporter,
-) -> PooledBackbone:
-    """Return the converted backbone of an architecture: the one that is kept, or else a new one, which is then kept.
+@dataclass(frozen=True)
+class BackboneSpec:
+    """Says which backbone a head is solved on.
 
     Args:
         architecture: The architecture.
         head: Describes the pooling.
-        size: (height, width) in pixels.
+        size: (height, width) of the pictures in pixels.
         weights: The pretrained weights.
+    """
+
+    architecture: Architecture
+    head: Head
+    size: tuple[int, int]
+    weights: WeightsFile | Path
+
+
+def open_backbone(spec: BackboneSpec, registry: Registry, reporter: Reporter) -> PooledBackbone:
+    """Return the converted backbone of an architecture: the one that is kept, or else a new one, which is then kept.
+
+    Args:
+        spec: Says which one.
         registry: The loaded plugins.
         reporter: Receives progress messages.
 
@@ -177,13 +184,13 @@ def open_backbone(
         ConverterMissing: No graph is kept, and TensorFlow or tf2onnx is not installed here.
         ZooError: The backbone cannot be built, or the weights do not fit.
     """
-    key = backbone_key(architecture, head, size, weights, registry)
+    key = backbone_key(spec, registry)
     found = backbones.find(key) if key else None
     if found is not None:
         reporter.say("Backbone: the converted graph of an earlier run is used")
         return found
     require_converters()
-    model = pooled_model(architecture, head, size, weights, registry, reporter)
+    model = pooled_model(spec, registry, reporter)
     reporter.say("Converting the backbone to ONNX")
     with reporter.timing.measure("converting the backbone"):
         made = backbones.convert(model)
@@ -192,27 +199,13 @@ def open_backbone(
     return dataclasses.replace(made, key=key)
 
 
-def keras_backbone(
-    architecture: Architecture,
-    head: Head,
-    size: tuple[int, int],
-    weights: WeightsFile | Path,
-    registry: Registry,
-    reporter: Reporter,
-) -> KerasBackbone:
+def keras_backbone(spec: BackboneSpec, registry: Registry, reporter: Reporter) -> KerasBackbone:
     """Return the backbone of an architecture as Keras runs it. The arguments are those of `open_backbone`."""
-    key = backbone_key(architecture, head, size, weights, registry)
-    return KerasBackbone(pooled_model(architecture, head, size, weights, registry, reporter), key)
+    key = backbone_key(spec, registry)
+    return KerasBackbone(pooled_model(spec, registry, reporter), key)
 
 
-def pooled_model(
-    architecture: Architecture,
-    head: Head,
-    size: tuple[int, int],
-    weights: WeightsFile | Path,
-    registry: Registry,
-    reporter: Reporter,
-) -> keras.Model:
+def pooled_model(spec: BackboneSpec, registry: Registry, reporter: Reporter) -> keras.Model:
     """Start Keras, and build the model from pictures to the pooled features of the top and of lower stages.
 
     The arguments are those of `open_backbone`. If a stage passes on no feature map, only the top is pooled.
@@ -220,7 +213,8 @@ def pooled_model(
     from zoo.train.network import lower_maps, pooled
     from zoo.workflow.keras_network import build_pretrained
 
-    backbone = build_pretrained(architecture, size, weights, registry, reporter)
+    architecture, head = spec.architecture, spec.head
+    backbone = build_pretrained(architecture, spec.size, spec.weights, registry, reporter)
     keras = backend.start()
     lower: list[Any] = []
     if head.pool in VECTOR_POOLS and not head.reduce:
@@ -235,14 +229,13 @@ def pooled_model(
     return keras.Model(backbone.input, [pooled(x, head, f"pool_{i}") for i, x in enumerate(maps)], name="backbone")
 
 
-def backbone_key(
-    architecture: Architecture, head: Head, size: tuple[int, int], weights: WeightsFile | Path, registry: Registry
-) -> str:
+def backbone_key(spec: BackboneSpec, registry: Registry) -> str:
     """Return the digest of all that determines a converted backbone; "" if that is not known.
 
     Code counts with the content of the files that define `Architecture.build`, because a developer changes them without
     a new version.
     """
+    architecture, head, weights = spec.architecture, spec.head, spec.weights
     entry = weights.entry if isinstance(weights, WeightsFile) else None
     code = _code_of([architecture.build, entry.load if entry else None])
     if code is None:
@@ -257,7 +250,7 @@ def backbone_key(
             code,
             [[stage.name, stage.layers] for stage in architecture.stages],
             architecture.channels,
-            tuple(size),
+            tuple(spec.size),
             [head.pool, head.grid, architecture.head.stages],
             [digest, entry.id if entry else "", entry.filename if entry else ""],
             [versions, backend.wanted()],
@@ -356,7 +349,7 @@ def open_solved(run: runs.Run, record: runs.RunRecord, registry: Registry, repor
         refuse(run, record, registry, "has only the head of its network, and the layers below it are missing", error)
     weights = weights_of(run, record, registry, reporter)
     height, width = record.image["size"]
-    backbone = open_backbone(architecture, head, (height, width), weights, registry, reporter)
+    backbone = open_backbone(BackboneSpec(architecture, head, (height, width), weights), registry, reporter)
     if sum(backbone.widths[: head.stages]) != len(kernel):
         raise RunError(f"{str(run.solved_head)!r} does not fit the backbone. Train again.")
     return SolvedNetwork(backbone, head, kernel, bias, record.task)

@@ -78,21 +78,24 @@ def test_a_head_on_the_graph(converted, task, units, groups):
 
 
 def test_the_key_depends_on_weights_size_and_code(plugins, tmp_path):
-    from zoo.workflow.solved import backbone_key
+    from zoo.workflow.solved import BackboneSpec, backbone_key
 
     architecture = plugins.architecture("mobilenetv2_035")
     path = tmp_path / "weights.h5"
     path.write_bytes(b"1")
-    keys = {backbone_key(architecture, architecture.head, size, path, plugins) for size in ((32, 32), (32, 48))}
+    keys = {
+        backbone_key(BackboneSpec(architecture, architecture.head, size, path), plugins)
+        for size in ((32, 32), (32, 48))
+    }
     path.write_bytes(b"2")
-    keys.add(backbone_key(architecture, architecture.head, (32, 32), path, plugins))
+    keys.add(backbone_key(BackboneSpec(architecture, architecture.head, (32, 32), path), plugins))
     other = dataclasses.replace(architecture.head, pool="max")
-    keys.add(backbone_key(architecture, other, (32, 32), path, plugins))
+    keys.add(backbone_key(BackboneSpec(architecture, other, (32, 32), path), plugins))
     assert len(keys) == 4 and "" not in keys
 
 
 def test_the_key_depends_on_what_is_bound_to_the_function_that_builds(plugins, monkeypatch, tmp_path):
-    from zoo.workflow.solved import backbone_key
+    from zoo.workflow.solved import BackboneSpec, backbone_key
 
     path = tmp_path / "weights.h5"
     path.write_bytes(b"1")
@@ -102,7 +105,7 @@ def test_the_key_depends_on_what_is_bound_to_the_function_that_builds(plugins, m
     for changes in ({}, {"mode": "caffe"}, {"options": {"alpha": 0.5}}):
         other = dataclasses.replace(architecture, build=dataclasses.replace(maker, **changes).build)
         monkeypatch.setitem(plugins.providers, id(other), plugins.plugin_of(architecture))
-        keys.add(backbone_key(other, other.head, (32, 32), path, plugins))
+        keys.add(backbone_key(BackboneSpec(other, other.head, (32, 32), path), plugins))
     assert len(keys) == 3 and "" not in keys
 
     class Unknown:
@@ -111,4 +114,4 @@ def test_the_key_depends_on_what_is_bound_to_the_function_that_builds(plugins, m
 
     other = dataclasses.replace(architecture, build=Unknown())
     monkeypatch.setitem(plugins.providers, id(other), plugins.plugin_of(architecture))
-    assert backbone_key(other, other.head, (32, 32), path, plugins) == ""
+    assert backbone_key(BackboneSpec(other, other.head, (32, 32), path), plugins) == ""

@@ -372,8 +372,9 @@ class Cache:
         return opened
 
     def drop(self, sets: Sequence[FeatureSet]) -> None:
-        """Remove sets from the disk, including incomplete ones."""
+        """Close sets, and remove them from the disk, including incomplete ones."""
         for feature_set in sets:
+            feature_set.close()
             self._used.discard(feature_set.folder)
             files.evict(feature_set.folder)
 
