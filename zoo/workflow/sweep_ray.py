@@ -205,6 +205,7 @@ class Cluster:
 
         Raises:
             WriteError: A disk is full.
+            KeyboardInterrupt: The user has interrupted the sweep.
         """
         from ray import tune
 
@@ -243,15 +244,17 @@ class Cluster:
                 lost[trial.config["trial"]["number"]] = lines[-1] if lines else "its worker was lost"
 
         class Ends(tune.Stopper):
-            """Ends everything when a disk is full, or when trials have not ended long after the time was over."""
+            """Ends everything after a signal, when a disk is full, or when the time was over long ago."""
 
             def __call__(self, trial_id: str, result: dict) -> bool:
                 return False
 
             def stop_all(self) -> bool:
-                return bool(full) or (ends is not None and time.time() > ends + sweep_trials.GRACE)
+                return (
+                    interrupts.waiting() or bool(full) or (ends is not None and time.time() > ends + sweep_trials.GRACE)
+                )
 
-        tune.Tuner(
+        tuner = tune.Tuner(
             tune.with_resources(carry_out, {"cpu": self._cpus}),
             param_space={"trial": tune.grid_search(values)},
             tune_config=tune.TuneConfig(
@@ -269,9 +272,14 @@ class Cluster:
                 failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
                 verbose=0,
             ),
-        ).fit()
-        # Everything is in the folders of the trials.
-        shutil.rmtree(storage, ignore_errors=True)
+        )
+        try:
+            # Ray would turn SIGTERM into Ctrl-C.
+            with interrupts.held():
+                tuner.fit()
+        finally:
+            # Everything is in the folders of the trials.
+            shutil.rmtree(storage, ignore_errors=True)
         if full:
             raise WriteError(full[0])
         for number, why in lost.items():
