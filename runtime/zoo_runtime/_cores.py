@@ -23,8 +23,13 @@ def usable_cores() -> int:
 
     A quota of 1.5 cores counts as 2: two threads use it up before its period ends and then wait, but get more done than
     one. A quota that is hardly above a whole number counts as that number, because a thread more would only wait.
+    The environment variable ZOO_THREADS lowers the number, for programs that share the processor by agreement.
     """
     cores = cores_by_affinity()
+    asked = os.environ.get("ZOO_THREADS", "")
+    # isdecimal is also true for digits of other scripts, which int reads.
+    if asked.isdecimal() and int(asked) > 0:
+        cores = min(cores, int(asked))
     quota = cpu_quota()
     return cores if quota is None else max(1, min(cores, math.ceil(quota - HARDLY)))
 

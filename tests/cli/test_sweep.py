@@ -132,6 +132,8 @@ def test_a_budget_that_is_too_small_says_so(zoo, tmp_path, monkeypatch):
         (["--size", "96"], 2, "--sizes"),
         (["--max-drop", "2"], 2, "--max-drop goes with"),
         (["--data", "nowhere"], 1, "nowhere"),
+        (["--networks", ","], 2, "must be names, separated by commas"),
+        (["--schedules", "a/fine-tune.toml,fine-tune"], 2, "have the same name"),
         (["--data", "digits"], 2, "there are no pretrained weights on this computer"),
     ],
 )
@@ -159,3 +161,71 @@ def test_a_second_process_is_kept_away(zoo, tmp_path, monkeypatch):
     with filelock.FileLock(tmp_path / "sweep-digits" / "sweep.lock"):
         ran = zoo("sweep", "--networks", "mobilenetv2")
     assert ran.code == 1 and "another process works on the sweep" in ran.err
+
+
+def begun(zoo, *words):
+    """Begin a sweep that has no time to judge anything."""
+    return zoo("sweep", "--networks", "mnist_convnet", "--weights", "none", "--budget", "0.001s", *words)
+
+
+def test_what_has_changed_since_the_sweep_began_is_named(zoo, make_photos, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make_photos(tmp_path / "photos", 3)
+    (tmp_path / "own.toml").write_text("[[phase]]\nname = 'all'\ntrain = 'all'\nepochs = 1\nlearning_rate = 0.1\n")
+    words = ["--data", "photos", "--schedules", "own.toml"]
+    first = begun(zoo, *words)
+    assert first.code == 1 and "the time was over before" in first.err, first.err
+    state = tmp_path / "sweep-photos" / "sweep.json"
+    known = json.loads(state.read_text())
+    # The state of another version, and one that is damaged.
+    state.write_text(json.dumps({**known, "format": 99}))
+    assert "another version of zoo made the sweep" in begun(zoo, *words).err
+    state.write_text("{")
+    assert "is damaged" in begun(zoo, *words).err
+    state.write_text(json.dumps(known))
+    assert "the time was over before" in begun(zoo, *words).err
+    (tmp_path / "own.toml").write_text("[[phase]]\nname = 'all'\ntrain = 'all'\nepochs = 2\nlearning_rate = 0.1\n")
+    edited = begun(zoo, *words)
+    assert edited.code == 2 and "has changed since the sweep began" in edited.err
+    (tmp_path / "photos" / "bars" / "bars000.jpg").unlink()
+    words[-1] = "scratch"
+    begun(zoo, *words, "--output", "other")
+    make_photos(tmp_path / "photos", 4)
+    more = begun(zoo, *words, "--output", "other")
+    assert more.code == 1 and "the pictures have changed since the sweep began" in more.err
+
+
+def test_trials_get_what_the_user_has_chosen(zoo, tmp_path, monkeypatch):
+    from zoo.workflow import sweep
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ZOO_PLUGINS", "all-of-them")
+    asked = []
+
+    def workflow(requested, *others, **options):
+        asked.append(requested)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sweep, "sweep", workflow)
+    zoo("--no-plugins", "sweep", "--networks", "mnist_convnet", "--ray", "--trial-cpus", 3, "--budget", "2m")
+    zoo("--no-plugins", "sweep", "--networks", "mnist_convnet")
+    on_ray, alone = asked
+    assert on_ray.environment["ZOO_PLUGINS"] == alone.environment["ZOO_PLUGINS"] == ""
+    assert on_ray.environment["ZOO_CACHE"] == os.environ["ZOO_CACHE"]
+    assert (on_ray.threads, alone.threads) == (3, None)
+    assert on_ray.again == "zoo --no-plugins sweep --resume sweep-digits --ray --trial-cpus 3 --budget 120s"
+    assert alone.again == "zoo --no-plugins sweep --resume sweep-digits"
+
+
+def test_the_table_holds_no_formula_and_the_page_no_markup(tmp_path):
+    from zoo.cli import sweep as command
+    from zoo.report import leaderboard
+    from zoo.workflow.sweep_results import Row, SweepResult
+
+    good = Row("a-b", "a", "", "b", "winner", 1, None, 0.5, (0.1, 0.9), 2, 0.7, 0.0, 0.0, 1.0, None, "")
+    bad = Row("c-d", "c", "", "d", "failed", None, None, None, None, 0, None, None, None, 1.0, None, "=1+1 <b>no</b>")
+    found = SweepResult("x<i>y", tmp_path, (good, bad), "a-b", None, None, None, "=<b>", False, 1.0, "zoo sweep")
+    command._write_table(found, tmp_path / "leaderboard.csv")
+    assert rows(tmp_path)["c-d"]["problem"] == "'=1+1 <b>no</b>"
+    page = leaderboard.render(found.to_json())
+    assert "<b>" not in page and "<i>" not in page and "&lt;b&gt;no" in page

@@ -125,6 +125,14 @@ def test_cores_are_those_of_the_affinity_and_of_the_quota(monkeypatch, quota, co
     assert _cores.usable_cores() == cores
 
 
+@pytest.mark.parametrize(("asked", "cores"), [("2", 2), ("9", 4), ("0", 4), ("", 4), ("two", 4), ("-1", 4)])
+def test_a_variable_lowers_the_number_of_threads(monkeypatch, asked, cores):
+    monkeypatch.setattr(_cores, "cores_by_affinity", lambda: 4)
+    monkeypatch.setattr(_cores, "cpu_quota", lambda: None)
+    monkeypatch.setenv("ZOO_THREADS", asked)
+    assert _cores.usable_cores() == cores
+
+
 PRINT = "from zoo_runtime._cores import *; print(usable_cores(), cpu_quota(), is_limited())"
 
 

@@ -15,7 +15,7 @@ from zoo.cli.group_by_option import group_by_option
 from zoo.cli.options import DATA_HELP, resize_option, size_option, typed_again
 from zoo.cli.reading_options import reading_options, reading_values
 from zoo.cli.table import Column, duration, joined, layout, terminal_width
-from zoo.cli.values import WholeNumber
+from zoo.cli.values import WholeNumber, parse_names
 
 if TYPE_CHECKING:
     from zoo.report.network_plot import Point
@@ -37,11 +37,6 @@ FIELDS = (
 )
 
 
-def _names(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[str, ...]:
-    """Split names at commas."""
-    return tuple(name.strip() for name in value.split(",") if name.strip()) if value else ()
-
-
 def _limit(context: click.Context, parameter: click.Parameter, value: float | None) -> float | None:
     if value is not None and not 0 < value < float("inf"):
         raise click.BadParameter(f"must be a number above 0. Received: {value:g}.")
@@ -53,7 +48,7 @@ def _limit(context: click.Context, parameter: click.Parameter, value: float | No
 @reading_options
 @click.option(
     "--networks",
-    callback=_names,
+    callback=parse_names,
     metavar="NAME,...",
     help="The networks to compare (default: all whose weights are on this computer).",
 )
@@ -195,6 +190,8 @@ def _why(found: Comparison) -> str:
 
 def _write_table(found: Comparison, path: Path) -> None:
     """Write all figures as CSV."""
+    from zoo.data.decisions import as_text
+
     chosen = found.to_json()
     with path.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, FIELDS)
@@ -207,6 +204,7 @@ def _write_table(found: Comparison, path: Path) -> None:
                     **{key: row.get(key) for key in FIELDS if key in row},
                     **{"network": row["name"], "accuracy_low": low, "accuracy_high": high},
                     **{"height": height, "width": width, "take": int(row["name"] == chosen["take"])},
-                    "fine_tune": int(row["name"] in chosen["fine_tune"]),
+                    # The text of an error may come from anywhere, and spreadsheets open this file.
+                    **{"fine_tune": int(row["name"] in chosen["fine_tune"]), "problem": as_text(row["problem"])},
                 }
             )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from zoo.cli.console import ConsoleReporter, load_registry, quoted
+from zoo.cli.console import ConsoleReporter, load_registry, quoted, without_plugins
 from zoo.cli.data_command import DataCommand
 from zoo.cli.options import (
     allow_chance_option,
@@ -29,7 +29,7 @@ from zoo.cli.options import (
     variant_requests,
 )
 from zoo.cli.table import Column, duration, joined, layout, terminal_width
-from zoo.cli.values import WholeNumber
+from zoo.cli.values import WholeNumber, parse_names
 from zoo.errors import UsageError
 
 if TYPE_CHECKING:
@@ -57,14 +57,9 @@ WITH_RESUME = ("budget", "as_json", "ray", "address", "trial_cpus")
 UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600}
 
 
-def _names(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[str, ...]:
-    """Split names at commas."""
-    return tuple(name.strip() for name in value.split(",") if name.strip()) if value else ()
-
-
 def _sizes(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[tuple[int, int] | None, ...]:
     """Parse sizes, separated by commas."""
-    names = _names(context, parameter, value)
+    names = parse_names(context, parameter, value)
     return tuple(dict.fromkeys(parse_size(context, parameter, each) for each in names)) or (None,)
 
 
@@ -121,7 +116,7 @@ def _asked_before(folder: str) -> list[str]:
 @click.command(cls=_SweepCommand, short_help="Try networks, sizes and schedules, and export the best one.")
 @click.option(
     "--networks",
-    callback=_names,
+    callback=parse_names,
     metavar="NAME,...",
     help="The networks to try (default: all whose weights are on this computer).",
 )
@@ -133,7 +128,7 @@ def _asked_before(folder: str) -> list[str]:
 )
 @click.option(
     "--schedules",
-    callback=_names,
+    callback=parse_names,
     metavar="NAME,...",
     help="The schedules to try (default: auto and fine-tune). The solved head alone always competes.",
 )
@@ -190,8 +185,8 @@ def sweep(
         raise UsageError(f"{'--address' if address else '--trial-cpus'} goes with --ray.")
     from zoo.data import sources
     from zoo.report import leaderboard
-    from zoo.workflow.sweep import SweepConfig
     from zoo.workflow.sweep import sweep as workflow
+    from zoo.workflow.sweep_config import SweepConfig, digest_of
     from zoo.workflow.sweep_trials import absolute
 
     place = data if sources.location(data) == sources.EMBEDDED else absolute(data)
@@ -200,7 +195,12 @@ def sweep(
         output = Path(f"sweep-{sources.short_name(place.rstrip('/').rpartition('/')[2])}")
     registry = load_registry()
     _check(values, data, (*networks, "mobilenetv2")[0])
-    sources.open_source(data, reading=_reading(values))
+    pictures = digest_of(sources.open_source(place, reading=_reading(values)))
+    command = f"zoo {'--no-plugins ' if without_plugins() else ''}sweep --resume {quoted(output)}"
+    if ray:
+        typed = [*typed_again("address", address), *typed_again("trial_cpus", trial_cpus)]
+        command = " ".join([command, "--ray", *map(quoted, typed)])
+    limit = f"--budget {budget:g}s" if budget else ""
     requested = SweepConfig(
         data=place,
         networks=networks,
@@ -214,7 +214,11 @@ def sweep(
         budget=budget,
         output=output,
         exported=Path(absolute(str(values["exported"]))),
-        command=f"zoo sweep --resume {quoted(output)}",
+        pictures=pictures,
+        command=command,
+        again=f"{command} {limit}".rstrip(),
+        environment=_environment(),
+        threads=trial_cpus if ray else None,
     )
     options = {"address": address, "cpus": trial_cpus} if ray else None
     found = workflow(requested, registry, ConsoleReporter(only_warnings=as_json), ray=options)
@@ -248,6 +252,16 @@ def _trial_words(values: Mapping[str, Any], data: str) -> tuple[tuple[str, ...],
         if name != "pool" or _is_vector(value):
             head_words += typed
     return tuple(words), tuple(head_words)
+
+
+def _environment() -> dict[str, str]:
+    """Return what the processes of trials need to know, because machines of a cluster have an environment of their own.
+
+    A worker of Ray on another machine has that of the command that started Ray there.
+    """
+    names = [name for name in os.environ if name.startswith("ZOO_") or name in ("KERAS_BACKEND", "KERAS_HOME")]
+    found = {name: os.environ[name] for name in names}
+    return {**found, "ZOO_PLUGINS": ""} if without_plugins() else found
 
 
 def _is_vector(pool: Mapping[str, Any] | None) -> bool:
@@ -320,6 +334,7 @@ def _show(found: SweepResult) -> None:
 
 def _write_table(found: SweepResult, path: Path) -> None:
     """Write all figures as CSV."""
+    from zoo.data.decisions import as_text
     from zoo.files import atomic_write
 
     rows = found.to_json()["rows"]
@@ -331,4 +346,6 @@ def _write_table(found: SweepResult, path: Path) -> None:
         writer.writeheader()
         for row in rows:
             low, high = row.pop("accuracy_interval") or (None, None)
+            # The text of an error may come from anywhere, and spreadsheets open this file.
+            row = {key: as_text(value) if isinstance(value, str) else value for key, value in row.items()}
             writer.writerow({**row, "accuracy_low": low, "accuracy_high": high})

@@ -20,6 +20,18 @@ class WholeNumber(click.IntRange):
             self.fail(f"must be a whole number {allowed}. Received: {value!r}.", parameter, context)
 
 
+def parse_names(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[str, ...]:
+    """Split names at commas. The tuple is empty if the option is not given.
+
+    Raises:
+        click.BadParameter: There is no name in the value, for example because a variable of the shell is empty.
+    """
+    names = tuple(name.strip() for name in (value or "").split(",") if name.strip())
+    if value is not None and not names:
+        raise click.BadParameter(f"must be names, separated by commas. Received: {value!r}. To take all, leave it out.")
+    return names
+
+
 def parse_size(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, int] | None:
     """Parse the value of --size, which is SIDE or HEIGHTxWIDTH in pixels.
 

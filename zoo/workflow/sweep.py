@@ -14,68 +14,26 @@ the same call goes on.
 from __future__ import annotations
 
 import contextlib
-import errno
-import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from zoo import files, interrupts, runs
-from zoo.errors import DataError, RunError, UsageError, WriteError, ZooError
+from zoo.errors import DataError, RunError, WriteError, ZooError
 from zoo.evaluate.standing import standing
-from zoo.plugin import Architecture
 from zoo.plugin.registry import Registry
 from zoo.reporter import Reporter, counted
 from zoo.train import schedule as schedules
 from zoo.train.linear_head import FOLDS
 from zoo.workflow import sweep_ladder, sweep_trials
-from zoo.workflow.compare_networks import at_hand
+from zoo.workflow.sweep_config import CHANGED, DEFAULT_SCHEDULES, FILE, SweepConfig, begin
 from zoo.workflow.sweep_ladder import Budget
 from zoo.workflow.sweep_results import Row, SweepResult, rows_of
-from zoo.workflow.sweep_trials import HEAD, Answers, Trial, TrialFolder, write_json
+from zoo.workflow.sweep_trials import HEAD, Answers, TrialFolder, write_json
 
-FILE = "sweep.json"
-FORMAT = 1
 # What a training on all pictures and the export take at least, in seconds.
 FINISHING = 30.0
-DEFAULT_SCHEDULES = ("auto", "fine-tune")
-
-
-@dataclass(frozen=True, kw_only=True)
-class SweepConfig:
-    """Describes the sweep that a user requests.
-
-    Args:
-        data: The pictures, as `zoo finetune --data` takes them.
-        networks: The names of networks. Empty takes all those whose weights are on this computer.
-        sizes: (height, width) of the pictures in pixels. None chooses what suits the data and the weights.
-        schedules: Names of schedules, or paths of TOML files. Empty takes `DEFAULT_SCHEDULES`.
-        words: The options of `zoo finetune` that all trials get.
-        head_words: The same without those that a solved head cannot have.
-        heads_compete: Whether a solved head alone may win. It cannot if the user asked for another kind of head.
-        random: Whether all trials start from random weights, so that no head is worth solving.
-        folds: The number of folds of the cross-validation; None uses 5.
-        budget: How many seconds the sweep may take. None sets no limit.
-        output: The folder of the sweep.
-        exported: The folder of exports.
-        command: The command that goes on with this sweep, for messages.
-    """
-
-    data: str
-    networks: tuple[str, ...] = ()
-    sizes: tuple[tuple[int, int] | None, ...] = (None,)
-    schedules: tuple[str, ...] = ()
-    words: tuple[str, ...] = ()
-    head_words: tuple[str, ...] = ()
-    heads_compete: bool = True
-    random: bool = False
-    folds: int | None = None
-    budget: float | None = None
-    output: Path
-    exported: Path
-    command: str = "zoo sweep"
 
 
 @dataclass
@@ -93,6 +51,7 @@ class Sweep:
         alive: The names of the trials that may win, the best first as far as that is known.
         stopped: Whether the time was over before all was done.
         rung: After how many folds the trials are compared at present.
+        state: The content of sweep.json.
     """
 
     requested: SweepConfig
@@ -105,6 +64,7 @@ class Sweep:
     alive: tuple[str, ...] = ()
     stopped: bool = False
     rung: int = 0
+    state: dict[str, Any] = field(default_factory=dict)
 
     @property
     def folders(self) -> dict[str, TrialFolder]:
@@ -122,15 +82,8 @@ class Sweep:
         return found
 
     def tell(self, folder: TrialFolder, answers: Answers | None) -> None:
-        """Say how a step of a trial has ended.
-
-        Raises:
-            WriteError: The disk is full, which ends all other trials too.
-        """
+        """Say how a step of a trial has ended."""
         problem = folder.facts().get("problem")
-        if problem and os.strerror(errno.ENOSPC) in problem:
-            folder.note(problem=None)
-            raise WriteError(f"{problem}\nNothing is lost. When there is space: `{self.requested.command}`")
         if answers is not None:
             pictures = counted(len(answers.right), "held-out picture")
             text = f"accuracy {answers.accuracy:.4f} on {pictures}, {answers.seconds:.0f} s"
@@ -144,10 +97,13 @@ class Sweep:
         """Record how much time the sweep has taken.
 
         Raises:
+            RunError: The folder of the sweep is gone.
             WriteError: The file cannot be written.
         """
         path = self.requested.output / FILE
-        write_json(path, {**json.loads(path.read_text("utf-8")), "seconds": round(self.budget.spent(), 1)})
+        if not path.is_file():
+            raise RunError(f"{str(path)!r} was removed while the sweep worked. Begin again: give the same options.")
+        write_json(path, {**self.state, "seconds": round(self.budget.spent(), 1)})
 
 
 def judge_in_turn(sweep: Sweep, folders: Sequence[TrialFolder], step: int, limit: Callable[[], float | None]) -> None:
@@ -189,21 +145,17 @@ def sweep(
 
     Raises:
         UsageError: The request cannot be meant, or the folder has another sweep.
-        DataError: The pictures cannot be found.
+        DataError: The pictures cannot be found, or have changed.
         RunError: No trial could be judged.
         WriteError: A file cannot be written.
         KeyboardInterrupt: The sweep was interrupted. Everything is kept.
     """
-    from zoo.data import sources
-
     files.check_writable(requested.output, "--output FOLDER")
     with _only_here(requested.output):
-        pairs, used = _begin(requested, registry)
-        work = Sweep(requested, registry, reporter, Budget(requested.budget, used))
-        work.heads = [
-            TrialFolder(Trial(*pair, HEAD, requested.head_words), requested.output.absolute()) for pair in pairs
-        ]
-        name = sources.open_source(requested.data).name if requested.data == "digits" else Path(requested.data).name
+        pairs, state = begin(requested, registry)
+        work = Sweep(requested, registry, reporter, Budget(requested.budget, state["seconds"]), state=state)
+        work.heads = [requested.folder_of(*pair, HEAD, requested.head_words) for pair in pairs]
+        name = Path(requested.data).name
         reporter.say(f"Sweeping over {counted(len(pairs), 'pair')} of network and size on {name}: {requested.output}")
         try:
             with contextlib.ExitStack() as stack:
@@ -216,8 +168,12 @@ def sweep(
                     _judge(work, judge_in_turn, _ladder)
             return _finish(work)
         except KeyboardInterrupt:
-            reporter.warn(f"the sweep was interrupted. Everything is kept. Go on with `{requested.command}`")
+            reporter.warn(f"the sweep was interrupted. Everything is kept. Go on with `{requested.again}`")
             raise
+        except WriteError as error:
+            if not sweep_trials.is_full(str(error)):
+                raise
+            raise WriteError(f"{error}\nNothing is lost. When there is space: `{requested.again}`") from error
         finally:
             with contextlib.suppress(ZooError, OSError, ValueError):
                 work.save()
@@ -240,72 +196,6 @@ def _only_here(output: Path) -> Iterator[None]:
         raise RunError(f"another process works on the sweep in {str(output)!r}. Wait for it, or stop it.") from None
     except OSError as error:
         raise WriteError(f"{str(output)!r} cannot be written: {error.strerror or error}.") from error
-
-
-def _begin(requested: SweepConfig, registry: Registry) -> tuple[list[tuple[str, tuple[int, int] | None]], float]:
-    """Write sweep.json, or read that of an earlier part of the same sweep.
-
-    Returns:
-        The pairs of network and size, the cheapest first, and the seconds that the sweep has taken so far.
-    """
-    asked: dict[str, Any] = {
-        "data": requested.data,
-        "networks": list(requested.networks),
-        "sizes": [list(size) if size else None for size in requested.sizes],
-        "schedules": list(requested.schedules),
-        "words": list(requested.words),
-        "folds": requested.folds,
-    }
-    path = requested.output / FILE
-    if path.is_file():
-        try:
-            known = json.loads(path.read_text("utf-8"))
-            before, chosen, used = known["asked"], known["networks"], float(known["seconds"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise RunError(f"{str(path)!r} is damaged: {error}. Choose another folder with --output.") from None
-        changed = [name for name in asked if before.get(name) != asked[name]]
-        if changed:
-            changes = "; ".join(
-                f"{name} was {_shown(before.get(name))} and is {_shown(asked[name])}" for name in changed
-            )
-            raise UsageError(
-                f"{str(requested.output)!r} has a sweep with other settings: {changes}. Name another folder with "
-                f"--output, or go on with that sweep: `zoo sweep --resume {requested.output}`."
-            )
-    else:
-        chosen, used = _networks(requested, registry), 0.0
-        write_json(path, {"format": FORMAT, "asked": asked, "networks": chosen, "seconds": 0.0})
-    cost: dict[tuple[str, tuple[int, int] | None], float] = {}
-    for name in chosen:
-        architecture, _ = registry.resolve(name)
-        for size in requested.sizes:
-            height, width = size or architecture.input_size
-            cost[(name, size)] = architecture.parameters * height * width
-    return sorted(cost, key=lambda pair: cost[pair]), used
-
-
-def _shown(value: Any) -> str:
-    return " ".join(map(str, value)) or "not given" if isinstance(value, list) else str(value)
-
-
-def _networks(requested: SweepConfig, registry: Registry) -> list[str]:
-    """Return the names of the networks, and check them and the schedules.
-
-    Raises:
-        UsageError: A name is unknown, or there is no network.
-    """
-    for name in requested.networks:
-        registry.resolve(name)
-    for name in requested.schedules:
-        schedules.find(name, registry)
-    names = list(dict.fromkeys(requested.networks)) or [name for name, *_ in at_hand(registry)]
-    if not names:
-        raise UsageError(
-            "there are no pretrained weights on this computer. Name the networks, and zoo downloads theirs: "
-            "--networks mobilenetv2,efficientnetv2_b0. `zoo list` shows all networks."
-        )
-    assert all(isinstance(registry.resolve(name)[0], Architecture) for name in names)
-    return names
 
 
 def _judge(work: Sweep, judge_heads: Any, ladder: Any) -> None:
@@ -340,7 +230,7 @@ def _judge(work: Sweep, judge_heads: Any, ladder: Any) -> None:
     for pair, schedule in sweep_ladder.dealt(pairs, [name for name in names if name != HEAD]):
         trial = of_pair[pair]
         words = _trial_words(requested, schedule, work.registry, every_fold)
-        folder = TrialFolder(Trial(trial.network, trial.size, schedule, words), requested.output.absolute())
+        folder = requested.folder_of(trial.network, trial.size, schedule, words)
         if folder.facts().get("problem"):
             folder.note(problem=None)
         work.trials[folder.trial.key] = folder
@@ -400,6 +290,8 @@ def _costs(answers: Mapping[str, Answers]) -> dict[str, float]:
 
 def _reserve(work: Sweep) -> float:
     """Return how many seconds the training of the best trial so far on all pictures will take, and its export."""
+    if work.budget.total is None:
+        return FINISHING
     answers = work.answered(work.alive)
     if not answers:
         return FINISHING
@@ -418,13 +310,12 @@ def _check_answers(work: Sweep, answers: Mapping[str, Answers]) -> None:
         problems = [(name, each.facts().get("problem")) for name, each in work.folders.items()]
         lines = [f"  {name}: {problem}" for name, problem in problems if problem]
         if not lines:
-            raise RunError(f"the time was over before a network was judged. Give more: `{work.requested.command}`")
+            raise RunError(
+                f"the time was over before a network was judged. Give more: `{work.requested.command} --budget TIME`"
+            )
         raise RunError("\n".join(["all trials have failed:", *lines]))
     if len({each.data for each in answers.values()}) > 1:
-        raise DataError(
-            "the pictures have changed since the sweep began, so that its trials cannot be compared. Start another one "
-            "with --output FOLDER."
-        )
+        raise DataError(CHANGED)
 
 
 def _finish(work: Sweep) -> SweepResult:

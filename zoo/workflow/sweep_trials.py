@@ -14,8 +14,11 @@ A trial has a folder of its own, so that a crash, a full memory or a lost machin
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
+import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -27,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo import runs
-from zoo.errors import RunError, ZooError
+from zoo.errors import RunError, WriteError, ZooError
 from zoo.evaluate.metrics import interval
 from zoo.files import atomic_write
 from zoo.runs import run_lock
@@ -40,8 +43,17 @@ RETRIES = 2
 GRACE = 60.0
 # How long a process that has lost its parent may still hold its run, in seconds.
 ORPHAN = 120.0
-# zoo ends with these codes after an error that would come again.
-FAILED = (1, 2)
+# zoo ends with these codes after an error that would come again, and with the last one if it cannot even print.
+FAILED, UNWRITABLE = (1, 2), 120
+# What a write answers if the disk, the quota or the largest size of a file is reached.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# A disk with less than so many bytes is full.
+NOTHING = 1 << 16
+# What limits the threads of TensorFlow, JAX, PyTorch and NumPy. ZOO_THREADS limits those of zoo and ONNX Runtime.
+THREADS = (
+    *("ZOO_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "NPROC"),
+    *("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"),
+)
 
 
 @dataclass(frozen=True)
@@ -53,12 +65,16 @@ class Trial:
         size: (height, width) of the pictures in pixels. None chooses what suits the data and the weights.
         schedule: The name of a schedule, or the path of its TOML file.
         words: The options of `zoo finetune` for this trial, besides those that the other fields give.
+        environment: Environment variables for its processes, besides those of this one.
+        threads: On how many threads it is judged. None sets no limit.
     """
 
     network: str
     size: tuple[int, int] | None
     schedule: str
     words: tuple[str, ...] = field(default=(), repr=False)
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
+    threads: int | None = field(default=None, compare=False)
 
     @property
     def pair(self) -> str:
@@ -123,23 +139,35 @@ class TrialFolder:
     def answers(self, step: int) -> Answers | None:
         """Return the answers of a step; None if it is not done."""
         try:
-            values = json.loads(self._answers(step).read_text("utf-8"))
-            return Answers(**{**values, "accuracy_interval": tuple(values["accuracy_interval"])})
+            return _answers_of(json.loads(self._answers(step).read_text("utf-8")), step)
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise RunError(f"{str(self._answers(step))!r} is damaged: {error}. Remove it, and continue.") from None
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise RunError(
+                f"{str(self._answers(step))!r} is damaged: {error}. Remove this file, and the same command goes on: "
+                "the trial answers the pictures again."
+            ) from None
 
     def latest(self) -> Answers | None:
         """Return the answers of the latest step that is done; None if none is."""
-        steps = [int(path.stem.removeprefix("folds")) for path in self.folder.glob("folds*.json")]
+        # A file manager may have left copies such as "folds1 (copy).json".
+        found = (re.fullmatch(r"folds([0-9]+)\.json", path.name) for path in self.folder.glob("folds*.json"))
+        steps = [int(match[1]) for match in found if match]
         return self.answers(max(steps)) if steps else self.answers(0)
 
     def facts(self) -> dict[str, Any]:
-        """Return what trial.json says: `seconds`, and `problem` if the trial has failed."""
+        """Return what trial.json says: `seconds`; `problem` if the trial has failed; `out` if Ray has stopped it."""
+        values: Any = None
         with contextlib.suppress(OSError, ValueError):
-            return dict(json.loads((self.folder / "trial.json").read_text("utf-8")))
-        return {"seconds": 0.0}
+            values = json.loads((self.folder / "trial.json").read_text("utf-8"))
+        # Nothing that decides is in this file, so that a damaged one ends no sweep.
+        facts = values if isinstance(values, dict) else {}
+        problem, seconds, out = facts.get("problem"), facts.get("seconds"), facts.get("out")
+        return {
+            "seconds": float(seconds) if isinstance(seconds, (int, float)) else 0.0,
+            "problem": problem if isinstance(problem, str) else None,
+            "out": out if isinstance(out, int) else None,
+        }
 
     def note(self, **changes: Any) -> None:
         """Change entries of trial.json.
@@ -209,46 +237,60 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
         temporary.write_text(json.dumps(values, indent=1), encoding="utf-8")
 
 
-class Crashed(RunError):
-    """A process of a trial crashed, and somebody else shall start it again."""
+def _answers_of(values: dict[str, Any], step: int) -> Answers:
+    """Return the answers of a file.
+
+    Raises:
+        ValueError: They cannot be those of this step.
+        TypeError, KeyError, AttributeError: Entries are missing, or of another type.
+    """
+    answers = Answers(**{**values, "accuracy_interval": tuple(values["accuracy_interval"])})
+    right = answers.right.values()
+    if answers.step != step or not right or not all(0 <= value <= 1 for value in right):
+        raise ValueError(f"it does not hold answers of {step} folds")
+    return answers
 
 
-def judge(folder: TrialFolder, step: int, seconds: float | None, *, retries: int | None = RETRIES) -> Answers | None:
+def is_full(text: str) -> bool:
+    """Return whether an error message says that the disk is full."""
+    return any(os.strerror(number) in text for number in FULL)
+
+
+def judge(folder: TrialFolder, step: int, seconds: float | None) -> Answers | None:
     """Carry out a step of a trial, unless it is done.
 
     Args:
         folder: The folder of the trial.
         step: The number of folds to train; 0 judges the solved head.
         seconds: How long the process may take. It then ends with a safe point. None sets no limit.
-        retries: How often a process that crashed is started again. None raises `Crashed`.
 
     Returns:
         The answers to held-out pictures. None if the time was over, or if the trial has failed; trial.json then has the
         problem.
 
     Raises:
-        Crashed: The process crashed.
         KeyboardInterrupt: The user has interrupted the sweep. The process has written its safe point.
-        WriteError: The results cannot be written.
+        WriteError: The results cannot be written, or the disk is full, which would end all other trials too.
     """
     done = folder.answers(step)
     if done is not None:
         return done
     began = time.monotonic()
     try:
-        for attempt in range((retries or 0) + 1):
+        for attempt in range(RETRIES + 1):
             left = None if seconds is None else seconds - (time.monotonic() - began)
             if left is not None and left <= 0:
                 return None
             words = _words(folder, folder.run(finished=False))
-            code, problem = _process(folder, [*words, "--hold-out", str(step), "--judge-only"], left)
+            words += ["--hold-out", str(step), "--judge-only"]
+            code, problem = _process(folder, words, left, folder.trial.threads)
             if code is None:
                 return None
             if code == 0:
                 return _checked(folder, step, time.monotonic() - began)
-            if retries is None and code not in FAILED:
-                raise Crashed(problem)
-            if code in FAILED or attempt == retries:
+            if is_full(problem):
+                raise WriteError(problem)
+            if code in FAILED or attempt == RETRIES:
                 folder.note(problem=problem)
                 return None
         return None
@@ -271,15 +313,18 @@ def finish(folder: TrialFolder, step: int, seconds: float | None) -> str | None:
     Raises:
         KeyboardInterrupt: The user has interrupted the sweep. The process has written its safe point.
     """
-    problem = ""
+    problem, began = "", time.monotonic()
     for _ in range(RETRIES + 1):
+        left = None if seconds is None else seconds - (time.monotonic() - began)
+        if left is not None and left <= 0:
+            return ""
         words = _words(folder, folder.run())
-        code, problem = _process(folder, [*words, "--hold-out", str(step)], seconds)
+        code, problem = _process(folder, [*words, "--hold-out", str(step)], left)
         if code is None:
             return ""
         if code == 0:
             return None
-        if code in FAILED:
+        if code in FAILED or is_full(problem):
             break
     return problem
 
@@ -321,23 +366,33 @@ def _wait_for_orphan(run: Path) -> None:
         time.sleep(0.5)
 
 
-def _process(folder: TrialFolder, words: Sequence[str], seconds: float | None) -> tuple[int | None, str]:
+def _process(
+    folder: TrialFolder, words: Sequence[str], seconds: float | None, threads: int | None = None
+) -> tuple[int | None, str]:
     """Run the command `zoo` in a process of its own.
 
     Returns:
         Its exit code, and its error message. The code is None if the time was over.
+
+    Raises:
+        WriteError: What it prints cannot be written.
     """
-    folder.folder.mkdir(parents=True, exist_ok=True)
-    with folder.log.open("ab") as log:
-        log.write(f"\n$ zoo {' '.join(words)}\n".encode())
-        log.flush()
-        start = log.tell()
+    limits = {} if threads is None else dict.fromkeys(THREADS, str(threads))
+    with contextlib.ExitStack() as stack:
+        try:
+            folder.folder.mkdir(parents=True, exist_ok=True)
+            log = stack.enter_context(folder.log.open("ab", buffering=0))
+            log.write(f"\n$ zoo {shlex.join(words)}\n".encode())
+            start = log.tell()
+        except OSError as error:
+            raise WriteError(f"{str(folder.log)!r} cannot be written: {error.strerror or error}.") from error
         # In a session of its own, because Ctrl-C would reach the process twice: from the terminal and from here.
         process = subprocess.Popen(
             [sys.executable, "-m", "zoo.cli.child", *words],
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=log,
+            env={**os.environ, **folder.trial.environment, **limits},
             start_new_session=True,
         )
         try:
@@ -377,10 +432,13 @@ def _problem(log: Path, start: int, code: int) -> str:
     for number in range(len(lines) - 1, -1, -1):
         if lines[number].lower().startswith("error: "):
             return "\n".join([lines[number][7:], *lines[number + 1 :]]).strip()
+    if code == UNWRITABLE or shutil.disk_usage(log.parent).free < NOTHING:
+        # It could not say so, because its output is on the same disk.
+        return f"{str(log)!r} cannot be written: {os.strerror(errno.ENOSPC)}. Free some space."
     if code < 0:
         name = signal.Signals(-code).name if -code in [*signal.Signals] else str(-code)
-        why = ", as it happens when the memory is full" if name == "SIGKILL" else ""
-        return f"its process was ended by the signal {name}{why}. {str(log)!r} has its output."
+        why = {"SIGKILL": ", as it happens when the memory is full", "SIGBUS": ", as it happens when a disk is full"}
+        return f"its process was ended by the signal {name}{why.get(name, '')}. {str(log)!r} has its output."
     return f"its process has ended with the code {code}. {str(log)!r} has its output."
 
 
