@@ -19,7 +19,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from zoo import interrupts
-from zoo.errors import InstallationError
+from zoo.errors import ConverterMissing, InstallationError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -124,6 +124,21 @@ def check() -> None:
 def missing_converters() -> list[str]:
     """Return which packages that convert networks to ONNX are not installed, without importing them."""
     return [name for name in CONVERTERS if importlib.util.find_spec(name) is None]
+
+
+def require_converters() -> None:
+    """Check that TensorFlow and tf2onnx are installed, without importing them.
+
+    Raises:
+        ConverterMissing: One of them is not installed here.
+    """
+    lacking = missing_converters()
+    if lacking:
+        names, do, are = " and ".join(lacking), *(("converts", "is") if len(lacking) == 1 else ("convert", "are"))
+        raise ConverterMissing(
+            f"{names}, which {do} networks to ONNX, {are} not installed here. Type `pip install {' '.join(lacking)}`, "
+            "or do this on another computer."
+        )
 
 
 def engine() -> str:

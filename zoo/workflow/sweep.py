@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from zoo import files, interrupts, runs
+from zoo import backend, files, interrupts, runs
 from zoo.errors import DataError, RunError, UsageError, WriteError, ZooError
 from zoo.plugin import Architecture
 from zoo.plugin.registry import Registry
@@ -189,12 +189,17 @@ def sweep(
     Raises:
         UsageError: The request cannot be meant, or the folder has another sweep.
         DataError: The pictures cannot be found.
+        ConverterMissing: TensorFlow or tf2onnx is not installed here.
+        InstallationError: The Keras backend is not installed.
         RunError: No trial could be judged.
         WriteError: A file cannot be written.
         KeyboardInterrupt: The sweep was interrupted. Everything is kept.
     """
     from zoo.data import sources
 
+    # Otherwise each trial would fail with the same message.
+    backend.require_converters()
+    backend.check()
     files.check_writable(requested.output, "--output FOLDER")
     with _only_here(requested.output):
         pairs, used = _begin(requested, registry)
