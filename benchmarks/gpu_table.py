@@ -43,11 +43,7 @@ def _rates(group: list[dict[str, Any]]) -> list[str]:
         what = "batches alone" if each["part"] == "pipeline" else f"{each['network']} {each['part']}"
         cells = "".join(f"{each[key]['images_per_second']:>12,.1f}" if key in each else " " * 12 for _, key in COLUMNS)
         first = ", ".join(f"{each[key]['first_epoch']:.0f}" for _, key in COLUMNS if key in each) + " s"
-        lines.append(
-            f"{what:28}{cells}{first:>16}{each.get('parameters', ''):>13,}"
-            if "parameters" in each
-            else f"{what:28}{cells}"
-        )
+        lines.append(f"{what:28}{cells}{first:>16}" + (f"{each['parameters']:>13,}" if "parameters" in each else ""))
     return lines
 
 

@@ -162,3 +162,32 @@ def test_without_tensorflow_a_run_ends_trained_and_says_where_its_file_is_made(z
     monkeypatch.setattr(backend, "CONVERTERS", ("tensorflow", "tf2onnx"))
     ran = zoo("export", run, "--exported", tmp_path / "exported", "--allow-chance")
     assert ran.code == 0 and (tmp_path / "exported" / "shapes" / "model.onnx").is_file(), ran.err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("compare", "--data", "digits", "--networks", "mobilenetv2,resnet50"),
+        ("sweep", "--data", "digits", "--networks", "mobilenetv2,resnet50"),
+        ("verify", "mobilenetv2", "--data", "no/pictures"),
+        ("export", "mobilenetv2", "--top"),
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_commands_that_convert_say_once_and_at_once_that_tensorflow_is_missing(zoo, monkeypatch, tmp_path, arguments):
+    monkeypatch.setattr(backend, "CONVERTERS", ("tensorflow", "no_such_converter"))
+    # Only `zoo export --top` has no folder for what it writes in its options.
+    monkeypatch.chdir(tmp_path)
+    ran = zoo(*arguments)
+    assert ran.code == 1 and ran.out == "" and list(tmp_path.iterdir()) == []
+    assert ran.err.startswith(
+        "error: no_such_converter, which converts networks to ONNX, is not installed here. Type `"
+    )
+    assert ran.err.count("\n") == 1
+
+
+def test_checks_of_networks_say_once_that_keras_is_missing(zoo, monkeypatch):
+    monkeypatch.setenv("KERAS_BACKEND", "no_such_backend")
+    ran = zoo("check", "mnist_convnet")
+    assert ran.code == 1 and ran.out == "" and "KERAS_BACKEND is 'no_such_backend', and Keras has no such" in ran.err
+    assert zoo("check", "mnist_convnet", "--only", "metadata").code == 0
