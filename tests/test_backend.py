@@ -191,3 +191,19 @@ def test_checks_of_networks_say_once_that_keras_is_missing(zoo, monkeypatch):
     ran = zoo("check", "mnist_convnet")
     assert ran.code == 1 and ran.out == "" and "KERAS_BACKEND is 'no_such_backend', and Keras has no such" in ran.err
     assert zoo("check", "mnist_convnet", "--only", "metadata").code == 0
+
+
+def test_a_missing_backend_is_named_where_keras_starts_without_a_check_before(tmp_path):
+    """`zoo export RUN` opens a network. It must not end in "No module named 'tensorflow'" alone."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import importlib.util, sys\n"
+        "find = importlib.util.find_spec\n"
+        "importlib.util.find_spec = lambda name, *rest: None if name == 'torch' else find(name, *rest)\n"
+        "sys.modules['torch'] = None\n"
+    )
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    code = "from zoo import backend\nfrom zoo.errors import InstallationError\n"
+    code += "try:\n    backend.start()\nexcept InstallationError as error:\n    print(error)"
+    assert "KERAS_BACKEND is 'torch', which is not installed here. Type `pip install torch`" in run(
+        code, KERAS_BACKEND="torch", PYTHONPATH=path
+    )

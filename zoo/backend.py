@@ -55,7 +55,8 @@ def start() -> ModuleType:
             interruption = interrupts.hidden(error)
             if interruption is not None:
                 raise interruption from None
-            # Keras raises ValueError for a backend that it does not know.
+            # If the backend is unknown or not installed, this says what to type.
+            check()
             raise InstallationError(f"Keras cannot start on the backend {wanted()!r}: {error}") from error
         # The user's ~/.keras/keras.json may set other values, which neither pixels nor exports support.
         keras.config.set_image_data_format("channels_last")
