@@ -162,3 +162,48 @@ def test_without_tensorflow_a_run_ends_trained_and_says_where_its_file_is_made(z
     monkeypatch.setattr(backend, "CONVERTERS", ("tensorflow", "tf2onnx"))
     ran = zoo("export", run, "--exported", tmp_path / "exported", "--allow-chance")
     assert ran.code == 0 and (tmp_path / "exported" / "shapes" / "model.onnx").is_file(), ran.err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("compare", "--data", "digits", "--networks", "mobilenetv2,resnet50"),
+        ("sweep", "--data", "digits", "--networks", "mobilenetv2,resnet50"),
+        ("verify", "mobilenetv2", "--data", "no/pictures"),
+        ("export", "mobilenetv2", "--top"),
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_commands_that_convert_say_once_and_at_once_that_tensorflow_is_missing(zoo, monkeypatch, tmp_path, arguments):
+    monkeypatch.setattr(backend, "CONVERTERS", ("tensorflow", "no_such_converter"))
+    # Only `zoo export --top` has no folder for what it writes in its options.
+    monkeypatch.chdir(tmp_path)
+    ran = zoo(*arguments)
+    assert ran.code == 1 and ran.out == "" and list(tmp_path.iterdir()) == []
+    assert ran.err.startswith(
+        "error: no_such_converter, which converts networks to ONNX, is not installed here. Type `"
+    )
+    assert ran.err.count("\n") == 1
+
+
+def test_checks_of_networks_say_once_that_keras_is_missing(zoo, monkeypatch):
+    monkeypatch.setenv("KERAS_BACKEND", "no_such_backend")
+    ran = zoo("check", "mnist_convnet")
+    assert ran.code == 1 and ran.out == "" and "KERAS_BACKEND is 'no_such_backend', and Keras has no such" in ran.err
+    assert zoo("check", "mnist_convnet", "--only", "metadata").code == 0
+
+
+def test_a_missing_backend_is_named_where_keras_starts_without_a_check_before(tmp_path):
+    """`zoo export RUN` opens a network. It must not end in "No module named 'tensorflow'" alone."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import importlib.util, sys\n"
+        "find = importlib.util.find_spec\n"
+        "importlib.util.find_spec = lambda name, *rest: None if name == 'torch' else find(name, *rest)\n"
+        "sys.modules['torch'] = None\n"
+    )
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    code = "from zoo import backend\nfrom zoo.errors import InstallationError\n"
+    code += "try:\n    backend.start()\nexcept InstallationError as error:\n    print(error)"
+    assert "KERAS_BACKEND is 'torch', which is not installed here. Type `pip install torch`" in run(
+        code, KERAS_BACKEND="torch", PYTHONPATH=path
+    )

@@ -19,7 +19,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from zoo import interrupts
-from zoo.errors import InstallationError
+from zoo.errors import ConverterMissing, InstallationError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -55,7 +55,8 @@ def start() -> ModuleType:
             interruption = interrupts.hidden(error)
             if interruption is not None:
                 raise interruption from None
-            # Keras raises ValueError for a backend that it does not know.
+            # If the backend is unknown or not installed, this says what to type.
+            check()
             raise InstallationError(f"Keras cannot start on the backend {wanted()!r}: {error}") from error
         # The user's ~/.keras/keras.json may set other values, which neither pixels nor exports support.
         keras.config.set_image_data_format("channels_last")
@@ -124,6 +125,21 @@ def check() -> None:
 def missing_converters() -> list[str]:
     """Return which packages that convert networks to ONNX are not installed, without importing them."""
     return [name for name in CONVERTERS if importlib.util.find_spec(name) is None]
+
+
+def require_converters() -> None:
+    """Check that TensorFlow and tf2onnx are installed, without importing them.
+
+    Raises:
+        ConverterMissing: One of them is not installed here.
+    """
+    lacking = missing_converters()
+    if lacking:
+        names, do, are = " and ".join(lacking), *(("converts", "is") if len(lacking) == 1 else ("convert", "are"))
+        raise ConverterMissing(
+            f"{names}, which {do} networks to ONNX, {are} not installed here. Type `pip install {' '.join(lacking)}`, "
+            "or do this on another computer."
+        )
 
 
 def engine() -> str:

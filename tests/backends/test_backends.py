@@ -161,12 +161,24 @@ def exported(run, zoo, place):
     return file.parent, json.loads((run / "metrics.json").read_text())["test"]["accuracy"]
 
 
+def test_the_default_job_on_digits(zoo, train, tmp_path):
+    """The first command of the README, with pretrained weights: its head, its evidence and its file."""
+    if not os.environ.get("ZOO_WEIGHTS_DIR"):
+        pytest.skip("ZOO_WEIGHTS_DIR does not name a folder with the weights of mobilenetv2")
+    run, printed = train("mobilenetv2")
+    record = json.loads((run / "run.json").read_text())
+    assert record["weights"]["id"] == "mobilenetv2.imagenet1k" and "Head: solved on the features of" in printed
+    _, accuracy = exported(run, zoo, tmp_path)
+    assert accuracy >= 0.95
+
+
 def test_the_main_job(keras_on, zoo, train, tmp_path):
     """All layers of a MobileNetV2 are trained from random weights on the embedded digits, and the file names a picture.
 
     Two epochs teach it little, but every part of the job runs.
     """
-    options = ("--size", 32, "--epochs", 2, "--batch-size", 64, "--allow-chance", "--name", "digits")
+    options = ("--weights", "none", "--size", 32, "--epochs", 2, "--batch-size", 64)
+    options += ("--allow-chance", "--name", "digits")
     run, _ = train("mobilenetv2_035", *options)
     record = json.loads((run / "run.json").read_text())
     assert record["status"] == "trained" and record["backend"] == keras_on

@@ -23,7 +23,7 @@ import onnx
 
 from zoo import backend, interrupts
 from zoo.convert.optimize import optimize
-from zoo.errors import ConversionFailed, ConverterMissing
+from zoo.errors import ConversionFailed
 
 if TYPE_CHECKING:
     import keras
@@ -100,21 +100,6 @@ def convert_features(model: keras.Model) -> onnx.ModelProto:
     return _checked(model, tuple(f"features_{i}" for i in range(len(model.outputs))), "uint8")
 
 
-def require_converters() -> None:
-    """Check that TensorFlow and tf2onnx are installed, without importing them.
-
-    Raises:
-        ConverterMissing: One of them is not installed here.
-    """
-    lacking = backend.missing_converters()
-    if lacking:
-        names, do, are = " and ".join(lacking), *(("converts", "is") if len(lacking) == 1 else ("convert", "are"))
-        raise ConverterMissing(
-            f"{names}, which {do} networks to ONNX, {are} not installed here. Type `pip install {' '.join(lacking)}`, "
-            "or do this on another computer."
-        )
-
-
 def _checked(model: keras.Model, names: tuple[str, ...], pixels: str) -> onnx.ModelProto:
     """Convert a model, then simplify and check the graph.
 
@@ -128,7 +113,7 @@ def _checked(model: keras.Model, names: tuple[str, ...], pixels: str) -> onnx.Mo
         ConverterMissing: TensorFlow or tf2onnx is not installed here.
         WriteError: The folder for temporary files is full.
     """
-    require_converters()
+    backend.require_converters()
     convert_model = _convert_here if backend.runs_on_tensorflow() else _convert_in_child
     graph = optimize(convert_model(model, names, pixels))
     _tidy(graph)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from zoo import config, interrupts
+from zoo import backend, config, interrupts
 from zoo.config import FinetuneConfig, ResolvedConfig
 from zoo.data import sources
 from zoo.data.dataset import Dataset
@@ -178,6 +178,8 @@ def compare(requested: CompareConfig, registry: Registry, reporter: Reporter) ->
     Raises:
         UsageError: A name or an option is wrong, or there is no network to compare.
         DataError: The pictures cannot be found or read, or are too few.
+        ConverterMissing: TensorFlow or tf2onnx is not installed here.
+        InstallationError: The Keras backend is not installed.
         ZooError: No network could be tried; the error is that of the first one.
     """
     source = sources.open_source(requested.data, reading=requested.reading)
@@ -189,6 +191,9 @@ def compare(requested: CompareConfig, registry: Registry, reporter: Reporter) ->
                 "there are no pretrained weights on this computer. Name the networks, and zoo downloads theirs: "
                 "--networks mobilenetv2,efficientnetv2_b0. `zoo list` shows all networks."
             )
+    # It is the same for all networks, and the first one would compute for minutes before it says so.
+    backend.require_converters()
+    backend.check()
     reporter.say(f"Comparing {counted(len(entries), 'network')} on {source.name}")
     with tempfile.TemporaryDirectory(prefix="zoo-compare-") as place:
         rows, able, failed = [], [], []

@@ -78,6 +78,9 @@ def export_top(
         WriteError: The exported file cannot be written.
     """
     architecture, tag = registry.resolve(wanted)
+    # Otherwise weights are downloaded first.
+    backend.require_converters()
+    backend.check()
     size = size or architecture.input_size
     config.image_spec(architecture, size, resize or "squash")
     published = _published(architecture, tag, size, registry)
@@ -156,6 +159,9 @@ def verify(
     from zoo.export import artifact
 
     architecture, tag = registry.resolve(wanted)
+    # Otherwise weights are downloaded first.
+    backend.require_converters()
+    backend.check()
     size = size or architecture.input_size
     config.image_spec(architecture, size, resize or "squash")
     sources.identified_folder(data)

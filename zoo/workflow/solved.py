@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from zoo import backend, runs
-from zoo.convert.keras_to_onnx import require_converters
 from zoo.convert.linear_head_graph import with_linear_head
 from zoo.errors import DuplicateName, InvalidPluginData, PluginMissing, RunError, UnknownName, WeightsError
 from zoo.evaluate.calibration import probabilities
@@ -189,7 +188,7 @@ def open_backbone(spec: BackboneSpec, registry: Registry, reporter: Reporter) ->
     if found is not None:
         reporter.say("Backbone: the converted graph of an earlier run is used")
         return found
-    require_converters()
+    backend.require_converters()
     model = pooled_model(spec, registry, reporter)
     reporter.say("Converting the backbone to ONNX")
     with reporter.timing.measure("converting the backbone"):

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from zoo import files, interrupts, runs
+from zoo import backend, files, interrupts, runs
 from zoo.errors import DataError, RunError, WriteError, ZooError
 from zoo.evaluate.standing import standing
 from zoo.plugin.registry import Registry
@@ -146,10 +146,15 @@ def sweep(
     Raises:
         UsageError: The request cannot be meant, or the folder has another sweep.
         DataError: The pictures cannot be found, or have changed.
+        ConverterMissing: TensorFlow or tf2onnx is not installed here.
+        InstallationError: The Keras backend is not installed.
         RunError: No trial could be judged.
         WriteError: A file cannot be written.
         KeyboardInterrupt: The sweep was interrupted. Everything is kept.
     """
+    # Otherwise each trial would fail with the same message.
+    backend.require_converters()
+    backend.check()
     files.check_writable(requested.output, "--output FOLDER")
     with _only_here(requested.output):
         pairs, state = begin(requested, registry)
