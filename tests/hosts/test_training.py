@@ -9,6 +9,9 @@ import numpy as np
 import pytest
 from processes import Process, greatest_difference, history, only_run, together
 
+from zoo.hosts.channel import SILENCE
+from zoo.hosts.team import GRACE
+
 # 1259 training pictures: the last batch has 11, which two devices cannot share. Dropout, class weights, averaged
 # weights and an augmentation take part.
 COMMAND = ["finetune", "mnist_dense", "--data", "digits", "--weights", "none", "--batch-size", "32", "--no-export"]
@@ -94,9 +97,26 @@ def test_a_lost_leader_ends_the_others(tmp_path):
     with together(tmp_path, *COMMAND) as (first, second):
         first.says("epoch   2")
         first.process.kill()
-        assert second.ended(BOUND) != 0
-    # JAX may be quicker to end the process than zoo.
-    assert "process 0 on" in second.text or "another task died" in second.text
+        assert second.ended(BOUND) == 1
+    # JAX may notice it first, and print lines of its own before.
+    last = second.text.strip().splitlines()[-1]
+    assert last.startswith("error: process 0 on ") and "is lost: it was killed" in last and "`zoo resume RUN`" in last
+
+
+@pytest.mark.slow
+@pytest.mark.every
+@pytest.mark.parametrize("index", [0, 1])
+def test_a_process_that_was_stopped_ends_the_other(tmp_path, index):
+    words = [*COMMAND, "--patience", "0"]
+    words[words.index("--epochs") + 1] = "1000"
+    with together(tmp_path, *words) as processes:
+        processes[0].says("epoch   2")
+        processes[index].process.send_signal(signal.SIGSTOP)
+        other = processes[1 - index]
+        # A minute of silence, and the time that the other one has to end.
+        assert other.ended(SILENCE + GRACE + BOUND) == 1
+    last = other.text.strip().splitlines()[-1]
+    assert last.startswith(f"error: process {index} on ") and "nothing was heard of it for 60 seconds" in last
 
 
 @pytest.mark.slow
