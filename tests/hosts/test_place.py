@@ -100,5 +100,7 @@ def test_what_is_missing_is_named(monkeypatch):
     pytest.importorskip("jax")
     with pytest.raises(UsageError, match="--process-index I and --coordinator HOST:PORT cannot be found out"):
         find_place(2, None, None, {})
+    with pytest.raises(UsageError, match=r"MASTER_ADDR is 'a', which has no port. Set MASTER_PORT too"):
+        find_place("auto", None, None, {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "a"})
     with pytest.raises(UsageError, match=r"RANK must be a whole number. Received: 'one'"):
         find_place("auto", None, None, {"RANK": "one"})

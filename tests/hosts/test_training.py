@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 import pytest
-from processes import Process, greatest_difference, history, only_run, together
+from processes import Process, free_port, greatest_difference, history, only_run, together
 
 from zoo.hosts.channel import SILENCE
 from zoo.hosts.team import GRACE
@@ -146,3 +146,20 @@ def test_folds_and_the_solved_head_are_decided_by_process_0(tmp_path):
     assert names
     for name in names:
         assert np.abs(held_out[0][name] - held_out[1][name]).max() <= 1e-4
+
+
+@pytest.mark.slow
+def test_settings_in_files_that_differ_are_named(tmp_path):
+    """The command is the same; the file that it names is not."""
+    port, processes = free_port(), []
+    for index in range(2):
+        folder = tmp_path / str(index)
+        folder.mkdir()
+        (folder / "own.toml").write_text(f"batch-size = {32 * (index + 1)}\nseed = 3\n")
+        words = ["finetune", "mnist_dense", "--weights", "none", "--config", "own.toml", "--processes", 2]
+        words += ["--process-index", index, "--coordinator", f"127.0.0.1:{port}"]
+        processes.append(Process(folder, "process", *words))
+    assert [each.ended() for each in processes] == [1, 1]
+    for each in processes:
+        assert "all processes must be started with the same command and the same versions" in each.text
+        assert "--batch-size: 32 in process 0, 64 there" in each.text and "--seed" not in each.text

@@ -147,19 +147,26 @@ def _from_variables(environment: Mapping[str, str]) -> dict[str, Any]:
         count, index, address, port = (environment.get(name) or None for name in names)
         if index is None:
             if address is not None:
-                found.setdefault("coordinator", _joined(address, port))
+                found.setdefault("coordinator", _joined(names, address, port))
             continue
         found.setdefault("index", _number(names[1], index))
         if count is not None:
             found.setdefault("count", _number(names[0], count))
         if address is not None:
-            found.setdefault("coordinator", _joined(address, port))
+            found.setdefault("coordinator", _joined(names, address, port))
     return found
 
 
-def _joined(address: str, port: str | None) -> str:
+def _joined(names: tuple[str, ...], address: str, port: str | None) -> str:
     """Add the port to an address that has none."""
-    return address if port is None or address.rpartition(":")[2].isdecimal() else f"{address}:{port}"
+    if address.rpartition(":")[2].isdecimal():
+        return address
+    if port is None:
+        raise UsageError(
+            f"the environment variable {names[2]} is {address!r}, which has no port. Set {names[3]} too, or type "
+            "--coordinator HOST:PORT."
+        )
+    return f"{address}:{port}"
 
 
 def _number(name: str, text: str) -> int:
