@@ -223,6 +223,21 @@ def test_while_process_0_writes_its_last_safe_point_the_end_of_others_does_not_h
     assert not [each for each in threading.enumerate() if each.name == "end of training"]
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_the_signal_of_another_process_is_passed_on_unless_this_one_has_had_its_own(three, monkeypatch, first):
+    """After the first signal, the next one ends a process at once."""
+    sent = []
+    monkeypatch.setattr(teams.interrupts, "send", sent.append)
+    before = signal.signal(signal.SIGTERM, (lambda *given: None) if first else signal.SIG_DFL)
+    try:
+        three[1].end(teams.interrupts.Terminated())
+        assert three[0]._news.wait(10) and three[2]._news.wait(10)
+        time.sleep(0.1)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert sent == [signal.SIGTERM] * 2 * first
+
+
 def test_a_process_that_jax_ends_says_why_and_has_an_exit_code():
     """JAX ends a process by `abort`, in a thread of C++."""
     code = (

@@ -286,7 +286,9 @@ class Team:
         if ending.how == INTERRUPTED and self._stopping:
             return
         threading.Thread(target=self._watch, daemon=True, name="end of training").start()
-        if ending.how == INTERRUPTED and not interrupts.waiting():
+        # Ctrl-C often reaches all processes at once. A second signal would end one before it has said how to go on.
+        handled = callable(signal.getsignal(ending.number)) if ending.how == INTERRUPTED else False
+        if handled and not interrupts.waiting():
             # What this process does alone must end too.
             interrupts.send(ending.number)
 
