@@ -7,7 +7,8 @@ Usage:
 It trains all layers of the architecture (default: mobilenet_025 at 64 x 64) from random weights on the embedded digits
 for two epochs, under KERAS_BACKEND=jax, once in one process and once in two on the loopback device. The figure is that
 of the second epoch, which compiles nothing. Both processes share the cores of one machine, so the speed of two says
-what the exchange costs, not what a second host gains.
+what the exchange costs, not what a second host gains. All BatchNorm layers are trained, which is the worst case;
+docs/several-hosts.md says why.
 """
 
 from __future__ import annotations

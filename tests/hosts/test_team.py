@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 import socket
+import subprocess
+import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -11,7 +15,7 @@ import pytest
 from processes import free_port
 
 from zoo.errors import HostsError
-from zoo.hosts import Abandoned, Place, meeting
+from zoo.hosts import Abandoned, Place, channel, meeting
 from zoo.hosts import team as teams
 
 
@@ -131,7 +135,7 @@ def test_processes_that_do_not_come(monkeypatch):
 
 def test_a_port_that_is_not_free():
     port = free_port()
-    with meeting._server(port + 1):
+    with meeting._server(Place(2, 0, "127.0.0.1", port + 1)):
         (error,) = meet([Place(2, 0, "127.0.0.1", port)], [{}])
     assert f"port {port + 1} of this host is not free" in str(error)
 
@@ -146,3 +150,109 @@ def test_another_program_calls():
     assert first.result().names == second.names == (socket.gethostname(),) * 2
     first.result().end(None)
     second.end(None)
+
+
+def test_a_process_that_computes_is_heard_and_one_that_was_stopped_is_lost(monkeypatch):
+    monkeypatch.setattr(channel, "SILENCE", 0.6)
+    monkeypatch.setattr(channel, "PULSE", 0.1)
+    team = meet(places(2, free_port()), [{}] * 2)
+    # Their main threads compute for longer than a silent process is waited for.
+    time.sleep(1.5)
+    assert all_do(team, lambda each: each.exchange("number", each.index)) == [[0, 1]] * 2
+    # A process that was stopped sends no pulses, and keeps its connection.
+    team[1]._channels[0]._closing.set()
+    started = time.monotonic()
+    with pytest.raises(HostsError, match=r"process 1 on .* is lost: nothing was heard of it for 1 seconds"):
+        team[0].exchange("number", 0)
+    assert time.monotonic() - started < 10
+    for each in team:
+        each.end(None)
+
+
+def test_who_calls_and_says_nothing_delays_nobody():
+    port = free_port()
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(teams.met, Place(2, 0, "127.0.0.1", port), {}, lambda text: None)
+        callers = [meeting._connected(Place(2, 1, "127.0.0.1", port), 10) for _ in range(3)]
+        # What it says is too long; it is no process of this training; it is no text.
+        callers[1].sendall(channel._FRAME.pack(b"m", channel.LONGEST_FIRST + 1))
+        strange = channel.Message("x", {"index": 0, "count": 2, "host": "a", "facts": {}})
+        channel.Channel(callers[2], lambda ending: None).send(strange)
+        assert [caller.recv(1) for caller in callers[1:]] == [b"", b""]
+        started = time.monotonic()
+        second = teams.met(Place(2, 1, "127.0.0.1", port), {}, lambda text: None)
+        assert time.monotonic() - started < meeting.HELLO / 2
+    for each in (first.result(), second, *callers):
+        each.close() if isinstance(each, socket.socket) else each.end(None)
+
+
+def test_arrays_of_objects_are_not_read():
+    """They would be pointers into memory."""
+    ends = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        left = socket.create_connection(server.getsockname())
+        right, _ = server.accept()
+    reading = channel.Channel(right, ends.append)
+    reading.listen()
+    header = b'["label", null, [["a", "|O", [1]]]]'
+    left.sendall(channel._FRAME.pack(b"m", len(header)) + header + bytes(8))
+    left.close()
+    assert reading.gone.wait(10) and [end.how for end in ends] == [channel.LOST] and reading.inbox.empty()
+
+
+def test_process_0_listens_only_on_the_address_that_it_was_given():
+    port = free_port()
+    with meeting._server(Place(2, 0, "127.0.0.1", port)) as server:
+        assert server.getsockname()[0] == "127.0.0.1"
+    # This name may have another address elsewhere, and this address is behind a router.
+    for host in ("a-name", "192.0.2.1"):
+        with meeting._server(Place(2, 0, host, port)) as server:
+            assert server.getsockname()[0] in ("::", "0.0.0.0")
+
+
+def test_while_process_0_writes_its_last_safe_point_the_end_of_others_does_not_hurry_it(three, monkeypatch):
+    monkeypatch.setattr(teams, "GRACE", 0.1)
+    monkeypatch.setattr(teams.os, "_exit", lambda code: pytest.fail("the process was ended"))
+    monkeypatch.setattr(teams.interrupts, "note", lambda number: None)
+    monkeypatch.setattr(teams.interrupts, "send", lambda number: None)
+    monkeypatch.setattr(teams.interrupts, "waiting_number", lambda: int(signal.SIGTERM))
+    assert all_do(three, lambda each: each.signal_waits(now=True)) == [True] * 3
+    three[1].end(KeyboardInterrupt())
+    assert three[0]._news.wait(10)
+    time.sleep(0.3)
+    assert not [each for each in threading.enumerate() if each.name == "end of training"]
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_the_signal_of_another_process_is_passed_on_unless_this_one_has_had_its_own(three, monkeypatch, first):
+    """After the first signal, the next one ends a process at once."""
+    sent = []
+    monkeypatch.setattr(teams.interrupts, "send", sent.append)
+    before = signal.signal(signal.SIGTERM, (lambda *given: None) if first else signal.SIG_DFL)
+    try:
+        three[1].end(teams.interrupts.Terminated())
+        assert three[0]._news.wait(10) and three[2]._news.wait(10)
+        time.sleep(0.1)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert sent == [signal.SIGTERM] * 2 * first
+
+
+def test_a_process_that_jax_ends_says_why_and_has_an_exit_code():
+    """JAX ends a process by `abort`, in a thread of C++."""
+    code = (
+        "import ctypes, threading, time\n"
+        "from zoo.hosts import Place, aborting, team\n"
+        "team.NEWS = 0.1\n"
+        "one = team.Team(Place(2, 1, 'a', 1), ('a', 'b'))\n"
+        "one.at_end = lambda error: print('noted')\n"
+        "aborting.announce(one.aborted)\n"
+        "threading.Thread(target=ctypes.CDLL(None).abort).start()\n"
+        "time.sleep(60)\n"
+    )
+    done = subprocess.run([sys.executable, "-uc", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (1, "noted\n")
+    assert done.stderr.startswith("error: JAX has ended this process.") and "`zoo resume RUN`" in done.stderr
+    again = code.replace("threading.Thread", "aborting.forget()\nthreading.Thread", 1)
+    done = subprocess.run([sys.executable, "-uc", again], capture_output=True, text=True, timeout=60)
+    assert done.returncode == -signal.SIGABRT and done.stdout == ""

@@ -7,7 +7,7 @@ import pytest
 from harness import brightness_pictures
 
 from zoo.data.augment import picture_seeds
-from zoo.errors import TrainingError
+from zoo.errors import HostsError, TrainingError
 from zoo.train import inputs
 from zoo.train.batches import augmented, make_batches, plain
 
@@ -78,10 +78,13 @@ def test_views_are_what_the_first_epochs_would_see(pictures, tmp_path):
         assert all(np.array_equal(ahead[i][1], online[i][1]) for i in range(len(ahead)))
 
 
-def test_views_that_do_not_fit_the_disk_are_refused(pictures, tmp_path):
+@pytest.mark.parametrize(("team", "kind"), [(None, TrainingError), ("a team", HostsError)])
+def test_views_that_do_not_fit_the_disk_are_refused(pictures, tmp_path, monkeypatch, team, kind):
+    """Of several processes, the others have room, so that no error of training ends them too."""
     from zoo.train import views
 
-    with pytest.raises(TrainingError, match="fewer --views"):
+    monkeypatch.setattr("zoo.hosts.current", lambda: team)
+    with pytest.raises(kind, match="fewer --views"):
         views.compute(
             views.Views(pictures.array, pictures.train, pictures.targets, lambda *given: given[:2], 10**10, 0),
             folder=tmp_path,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
+from importlib import metadata
 from typing import Any
 
 import click
@@ -81,6 +82,17 @@ def together(
     context = click.get_current_context()
     options = {f"--{key.replace('_', '-')}": repr(x) for key, x in context.params.items() if key not in OWN}
     options["--processes"] = str(place.count)
-    versions = {f"version of {name}": version for name, version in runs.versions().items()}
+    versions = {f"version of {name}": version for name, version in {**runs.versions(), **_versions()}.items()}
     with hosts.start(place, {**options, **versions, "command": context.info_name, **facts}, say):
         yield
+
+
+def _versions() -> dict[str, str]:
+    """Return the versions that `zoo.runs.versions` lacks: of zoo if it is not installed, and of JAX."""
+    import zoo_runtime
+
+    found = {"zoo": zoo_runtime.__version__}
+    for name in ("jax", "jaxlib"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found

@@ -1,7 +1,10 @@
 """A connection between two processes: messages of JSON and arrays, and the news that the other end is gone.
 
-Nothing that arrives is run as code. The connection is neither encrypted nor does it ask for a password, as JAX's own
-connections between the processes are not: it belongs into a network of trusted machines.
+Nothing that arrives is run as code, and nothing is unpickled. The connection is neither encrypted nor does it ask for a
+password, as JAX's own connections between the processes are not: it belongs into a network of trusted machines.
+
+Each end sends a pulse every few seconds, from a thread of its own. So a process that computes for hours is heard, and
+one that was stopped, or whose host has no network, is not.
 """
 
 from __future__ import annotations
@@ -10,9 +13,11 @@ import contextlib
 import json
 import math
 import queue
+import selectors
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -22,10 +27,12 @@ if TYPE_CHECKING:
 
 # How a process has ended.
 DONE, FAILED, INTERRUPTED, LOST = "done", "failed", "interrupted", "lost"
-_MESSAGE, _END = b"m", b"e"
+_MESSAGE, _END, _PULSE = b"m", b"e", b"p"
 _FRAME = struct.Struct(">cQ")
-# A longer header is no header: something else than zoo has connected.
-LONGEST_HEADER = 1 << 28
+# A longer header is no header: something else than zoo has connected. The first message has options and versions alone.
+LONGEST_HEADER, LONGEST_FIRST = 1 << 28, 1 << 20
+# Every PULSE seconds, a process says that it exists. One that is silent for SILENCE seconds is lost.
+PULSE, SILENCE = 5.0, 60.0
 # A host that has lost its power or its network sends nothing. The operating system asks it after IDLE seconds, and
 # again each INTERVAL seconds, and gives it up after COUNT questions.
 IDLE, INTERVAL, COUNT = 10, 5, 4
@@ -52,7 +59,7 @@ class Ending:
 
     Args:
         how: DONE, FAILED, INTERRUPTED or LOST.
-        text: The error of a process that has failed.
+        text: The error of a process that has failed, or how a process was lost if that is known.
         number: The signal of a process that was interrupted.
     """
 
@@ -62,7 +69,7 @@ class Ending:
 
 
 class Channel:
-    """The connection to another process. A thread reads what arrives.
+    """The connection to another process. A thread reads what arrives, and another one sends pulses.
 
     Args:
         connected: The socket.
@@ -75,8 +82,11 @@ class Channel:
 
     def __init__(self, connected: socket.socket, ended: Callable[[Ending], None]):
         self._socket, self._ended = connected, ended
+        self._arriving = selectors.DefaultSelector()
+        self._until: float | None = None
+        self._arriving.register(connected, selectors.EVENT_READ)
         self._writing, self.inbox = threading.Lock(), queue.SimpleQueue[Message]()
-        self.gone = threading.Event()
+        self.gone, self._closing = threading.Event(), threading.Event()
         connected.settimeout(None)
         connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -86,8 +96,9 @@ class Channel:
                 connected.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), seconds)
 
     def listen(self) -> None:
-        """Start the thread that reads."""
+        """Start the threads that read and send pulses."""
         threading.Thread(target=self._read, daemon=True, name="other process").start()
+        threading.Thread(target=self._pulse, daemon=True, name="pulse for other process").start()
 
     def send(self, message: Message) -> None:
         """Send a message. If the other process is gone, nothing happens here: the thread that reads says so."""
@@ -115,39 +126,67 @@ class Channel:
                 self._writing.release()
 
     def first(self, seconds: float) -> Message:
-        """Read a message before `listen`.
+        """Read a short message without arrays, before `listen`.
 
         Raises:
-            OSError: None arrives in this time, or something that is no message.
+            OSError: None arrives in this time, or something that is no such message.
         """
-        self._socket.settimeout(seconds)
+        self._until = time.monotonic() + seconds
         try:
-            message = self._message(*_FRAME.unpack(self._exactly(_FRAME.size)))
-        except (ValueError, TypeError, KeyError, MemoryError) as error:
+            kind, length = _FRAME.unpack(self._exactly(_FRAME.size))
+            if kind != _MESSAGE or length > LONGEST_FIRST:
+                raise ValueError("no message of zoo")
+            label, facts, arrays = json.loads(self._exactly(length))
+            if arrays:
+                raise ValueError("no first message of zoo")
+        except (ValueError, TypeError, RecursionError) as error:
             raise OSError(f"another program than zoo answers ({error})") from error
         finally:
-            self._socket.settimeout(None)
-        if not isinstance(message, Message):
-            raise OSError("the other process has ended")
-        return message
+            self._until = None
+        return Message(label, facts)
+
+    def close(self) -> None:
+        """End a connection whose `listen` was not called."""
+        self._arriving.close()
+        self._socket.close()
 
     def _read(self) -> None:
         ending = Ending(LOST)
         # Whatever arrives instead of a message, the connection is of no use any more.
-        with contextlib.suppress(OSError, ValueError, TypeError, MemoryError):
+        try:
             while True:
                 found = self._message(*_FRAME.unpack(self._exactly(_FRAME.size)))
                 if isinstance(found, Ending):
                     ending = found
                     break
-                self.inbox.put(found)
+                if found is not None:
+                    self.inbox.put(found)
+        except TimeoutError:
+            ending = Ending(LOST, f"nothing was heard of it for {SILENCE:.0f} seconds: it was stopped, or hangs")
+        except (OSError, ValueError, TypeError, MemoryError, RecursionError):
+            pass
+        self._closing.set()
         self._ended(ending)
         with contextlib.suppress(OSError):
             while self._socket.recv(1 << 16):
                 pass
         self.gone.set()
 
-    def _message(self, kind: bytes, length: int) -> Message | Ending:
+    def _pulse(self) -> None:
+        while not self._closing.wait(PULSE):
+            # Whoever writes at this moment is heard by that.
+            if self._writing.acquire(blocking=False):
+                try:
+                    self._socket.sendall(_FRAME.pack(_PULSE, 0))
+                except OSError:
+                    return
+                finally:
+                    self._writing.release()
+
+    def _message(self, kind: bytes, length: int) -> Message | Ending | None:
+        """Read the rest of a message. Return None for a pulse."""
+        if kind == _PULSE and not length:
+            return None
         if kind not in (_MESSAGE, _END) or length > LONGEST_HEADER:
             raise ValueError("no message of zoo")
         content = json.loads(self._exactly(length))
@@ -167,10 +206,14 @@ class Channel:
 
         Raises:
             OSError: The connection ends before.
+            TimeoutError: Nothing arrives for `SILENCE` seconds, or until `first` ends.
         """
         data = bytearray(count)
         view = memoryview(data)
         while view:
+            seconds = SILENCE if self._until is None else self._until - time.monotonic()
+            if seconds <= 0 or not self._arriving.select(seconds):
+                raise TimeoutError("nothing has arrived in time")
             read = self._socket.recv_into(view)
             if not read:
                 raise ConnectionResetError("the connection has ended")

@@ -7,10 +7,11 @@ import os
 import sys
 
 from zoo.errors import HostsError, InstallationError
-from zoo.hosts.place import Place
+from zoo.hosts.place import Place, address_to_bind, bracketed
 
-# How long JAX's own service waits for a silent process, in seconds. zoo notices a lost one sooner.
-HEARTBEAT = 120
+# How long JAX's own service waits for a silent process, and for the end of all, in seconds. zoo notices a lost one
+# sooner.
+HEARTBEAT, SHUTDOWN = 600, 120
 # JAX's errors have no class of their own; these words stand in those of its transports between processes.
 NETWORK_WORDS = ("gloo", "nccl", "connection", "unavailable", "coordination", "socket", "deadline")
 
@@ -51,18 +52,19 @@ def start(place: Place, seconds: float) -> None:
     # This service takes over SIGTERM, which zoo handles itself.
     jax.config.update("jax_enable_preemption_service", False)
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    host = f"[{place.host}]" if ":" in place.host else place.host
+    bind = address_to_bind(place.host) if place.index == 0 else ""
     try:
         jax.distributed.initialize(
-            f"{host}:{place.port + 1}",
+            f"{bracketed(place.host)}:{place.port + 1}",
             place.count,
             place.index,
+            coordinator_bind_address=f"{bracketed(bind)}:{place.port + 1}" if bind else None,
             # JAX would look for a cluster again, and take one GPU of several.
             cluster_detection_method="deactivate",
             local_device_ids=list(place.local_devices) if place.local_devices else None,
             initialization_timeout=max(10, int(seconds)),
             heartbeat_timeout_seconds=HEARTBEAT,
-            shutdown_timeout_seconds=HEARTBEAT,
+            shutdown_timeout_seconds=SHUTDOWN,
         )
     except RuntimeError as error:
         if "before any JAX" in str(error):

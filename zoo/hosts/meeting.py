@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import os
+import queue
 import socket
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from zoo.errors import HostsError
 from zoo.hosts.channel import Channel, Message
-from zoo.hosts.place import Place
+from zoo.hosts.place import Place, address_to_bind
 
 # The environment variable that says how long processes wait for each other at the start, in seconds.
 TIMEOUT = "ZOO_HOSTS_TIMEOUT"
 DEFAULT_TIMEOUT = 300.0
 _FACTS = "what is trained"
+# How long a caller has to say who it is, in seconds, and how many callers may be about to.
+HELLO, CALLERS = 10.0, 64
+# The longest name of a host, in characters.
+LONGEST_NAME = 255
+
+# A caller that is zoo: its connection, and what it says of itself.
+_Caller = tuple[socket.socket, dict[str, Any]]
 
 
 def difference(ours: Mapping[str, Any], theirs: Mapping[str, Any], name: str) -> str:
@@ -37,6 +46,8 @@ def difference(ours: Mapping[str, Any], theirs: Mapping[str, Any], name: str) ->
 
 def _shown(value: Any) -> str:
     text = "nothing" if value is None else str(value)
+    # Others send this text, and a terminal obeys some characters.
+    text = "".join(each if each.isprintable() else "?" for each in text[:61])
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
@@ -80,8 +91,10 @@ def meet(
                 f"process 0 at {place.address} does not answer: {error}. It may have ended: see its messages. Check "
                 "that zoo listens there, and no other program."
             ) from error
-        if answer["problem"]:
-            raise HostsError(answer["problem"])
+        if not isinstance(answer, dict) or not (answer.get("problem") or answer.get("names")):
+            raise HostsError(f"another program than zoo answers at {place.address}. Check --coordinator.")
+        if answer.get("problem"):
+            raise HostsError(str(answer["problem"]))
         return answer["names"], {0: connected}
     sockets, hellos = _gathered(place, hello, seconds, say)
     names = [hellos[index]["host"] for index in range(place.count)]
@@ -124,14 +137,13 @@ def _gathered(
     """
     sockets: dict[int, socket.socket] = {}
     hellos: dict[int, dict[str, Any]] = {0: dict(hello)}
-    until = time.monotonic() + seconds
-    with _server(place.port) as server:
+    until, problem = time.monotonic() + seconds, ""
+    with _calls(place) as callers:
         say(f"Waiting for {place.count - 1} more {'process' if place.count == 2 else 'processes'} on port {place.port}")
-        while len(hellos) < place.count:
-            server.settimeout(max(0.01, until - time.monotonic()))
+        while len(hellos) < place.count and not problem:
             try:
-                connected, _ = server.accept()
-            except TimeoutError:
+                connected, theirs = callers.get(timeout=max(0.01, until - time.monotonic()))
+            except queue.Empty:
                 lacking = [str(index) for index in range(place.count) if index not in hellos]
                 problem = (
                     f"after {seconds:.0f} seconds, {len(hellos)} of {place.count} processes have come. Lacking: "
@@ -139,20 +151,72 @@ def _gathered(
                     f"--process-index, and let --coordinator name port {place.port} of {socket.gethostname()!r}."
                 )
                 break
-            # A program that is not zoo may look what listens here.
-            with contextlib.suppress(OSError, TypeError, KeyError):
-                theirs = Channel(connected, lambda ending: None).first(10.0).facts
-                problem = _misfit(hellos, theirs, place)
-                if problem:
-                    _answer({0: connected}, {"problem": problem})
-                    break
+            problem = _misfit(hellos, theirs, place)
+            if problem:
+                _answer({0: connected}, {"problem": problem})
+            else:
                 sockets[theirs["index"]], hellos[theirs["index"]] = connected, theirs
-                continue
-            connected.close()
-        else:
-            return sockets, hellos
+    if not problem:
+        return sockets, hellos
     _answer(sockets, {"problem": problem})
     raise HostsError(problem)
+
+
+@contextlib.contextmanager
+def _calls(place: Place) -> Iterator[queue.SimpleQueue[_Caller]]:
+    """Listen, and yield a queue of the callers that are zoo. What else calls is hung up on, and delays nobody.
+
+    Raises:
+        HostsError: The port is not free.
+    """
+    callers: queue.SimpleQueue[_Caller] = queue.SimpleQueue()
+    free, ended = threading.Semaphore(CALLERS), threading.Event()
+
+    def greet(connected: socket.socket) -> None:
+        channel = Channel(connected, lambda ending: None)
+        try:
+            theirs = channel.first(HELLO).facts
+        except OSError:
+            theirs = None
+        finally:
+            free.release()
+        if _is_hello(theirs) and not ended.is_set():
+            callers.put((connected, theirs))
+        else:
+            channel.close()
+
+    def accept() -> None:
+        while not ended.is_set():
+            with contextlib.suppress(OSError):
+                connected, _ = server.accept()
+                if free.acquire(blocking=False):
+                    threading.Thread(target=greet, args=(connected,), daemon=True, name="caller").start()
+                else:
+                    connected.close()
+
+    with _server(place) as server:
+        server.settimeout(0.1)
+        listening = threading.Thread(target=accept, daemon=True, name="callers")
+        listening.start()
+        try:
+            yield callers
+        finally:
+            ended.set()
+            listening.join()
+
+
+def _is_hello(facts: Any) -> bool:
+    """Return whether facts of a caller have the form of those that zoo sends."""
+    if not isinstance(facts, dict) or set(facts) != {"index", "count", "host", "facts"}:
+        return False
+    numbers, host = (facts["index"], facts["count"]), facts["host"]
+    return (
+        all(type(each) is int for each in numbers)
+        and 0 < numbers[0] < numbers[1]
+        and isinstance(host, str)
+        and len(host) <= LONGEST_NAME
+        and isinstance(facts["facts"], dict)
+    )
 
 
 def _misfit(hellos: Mapping[int, Mapping[str, Any]], theirs: Mapping[str, Any], place: Place) -> str:
@@ -170,20 +234,20 @@ def _misfit(hellos: Mapping[int, Mapping[str, Any]], theirs: Mapping[str, Any], 
     return f"all processes must be started with the same command and the same versions, but {text}" if text else ""
 
 
-def _server(port: int) -> socket.socket:
-    """Return a socket that listens on a port of all addresses of this host.
+def _server(place: Place) -> socket.socket:
+    """Return a socket that listens on the port of process 0: on the address that --coordinator gives, or on all.
 
     Raises:
         HostsError: The port is not free.
     """
+    address = address_to_bind(place.host)
+    dual = not address and socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if dual or ":" in address else socket.AF_INET
     try:
         # JAX's service listens on the next one; better to know now than when all have come.
-        for wanted in (port + 1, port):
-            if socket.has_dualstack_ipv6():
-                server = socket.create_server(("", wanted), family=socket.AF_INET6, dualstack_ipv6=True)
-            else:
-                server = socket.create_server(("", wanted))
-            if wanted != port:
+        for wanted in (place.port + 1, place.port):
+            server = socket.create_server((address, wanted), family=family, dualstack_ipv6=dual)
+            if wanted != place.port:
                 server.close()
     except OSError as error:
         raise HostsError(

@@ -5,7 +5,10 @@ JAX itself knows Slurm, Open MPI, Kubernetes with its package `kubernetes`, and 
 
 from __future__ import annotations
 
+import contextlib
+import ipaddress
 import os
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +24,11 @@ VARIABLES = (
     ("WORLD_SIZE", "RANK", "MASTER_ADDR", "MASTER_PORT"),
     ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "", ""),
     ("", "JOB_COMPLETION_INDEX", "", ""),
+)
+# The variables that number the processes of one host, and count them. Each process takes the GPU of its number.
+LOCAL_VARIABLES = (
+    ("LOCAL_RANK", "LOCAL_WORLD_SIZE"),
+    ("OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"),
 )
 OPTIONS = ("--processes N", "--process-index I", "--coordinator HOST:PORT")
 # JAX's own service listens on the next port.
@@ -57,7 +65,28 @@ class Place:
     @property
     def address(self) -> str:
         """The address of process 0, HOST:PORT."""
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return f"{bracketed(self.host)}:{self.port}"
+
+
+def bracketed(host: str) -> str:
+    """Return a host as it stands before a port: addresses of IPv6 are in brackets."""
+    return f"[{host}]" if ":" in host else host
+
+
+def address_to_bind(host: str) -> str:
+    """Return the address on which process 0 listens alone; empty if it listens on all addresses of its host.
+
+    A host that is typed as an address of this computer, or as localhost, is the only one. A name may stand for other
+    addresses here than elsewhere: on many computers, their own name is 127.0.1.1.
+    """
+    host = "127.0.0.1" if host == "localhost" else host
+    with contextlib.suppress(ValueError, OSError):
+        family = socket.AF_INET6 if ipaddress.ip_address(host).version == 6 else socket.AF_INET
+        # An address that others see, but this computer has not, as behind a router, cannot be bound.
+        with socket.socket(family) as trial:
+            trial.bind((host, 0))
+        return host
+    return ""
 
 
 def find_place(
@@ -93,12 +122,14 @@ def find_place(
     index = found.get("index") if index is None else index
     coordinator = coordinator or found.get("coordinator")
     devices = _devices(environment)
-    if count is None or index is None or coordinator is None:
+    if count != 1 and None in (count, index, coordinator):
         jax_found = _from_jax(environment)
         count = jax_found.get("count") if count is None else count
         index = jax_found.get("index") if index is None else index
         coordinator = coordinator or jax_found.get("coordinator")
         devices = jax_found.get("devices") if devices is None else devices
+    if count == 1:
+        return Place(1, index or 0, local_devices=devices)
     lacking = [option for option, value in zip(OPTIONS, (count, index, coordinator), strict=True) if value is None]
     if lacking or count is None or index is None or coordinator is None:
         raise UsageError(
@@ -106,8 +137,6 @@ def find_place(
             "Open MPI (`mpirun`), or the variables WORLD_SIZE, RANK, MASTER_ADDR and MASTER_PORT. "
             "docs/several-hosts.md shows whole commands."
         )
-    if count == 1:
-        return Place(1, index, local_devices=devices)
     return Place(count, index, *_host_and_port(coordinator), devices)
 
 
@@ -118,19 +147,26 @@ def _from_variables(environment: Mapping[str, str]) -> dict[str, Any]:
         count, index, address, port = (environment.get(name) or None for name in names)
         if index is None:
             if address is not None:
-                found.setdefault("coordinator", _joined(address, port))
+                found.setdefault("coordinator", _joined(names, address, port))
             continue
         found.setdefault("index", _number(names[1], index))
         if count is not None:
             found.setdefault("count", _number(names[0], count))
         if address is not None:
-            found.setdefault("coordinator", _joined(address, port))
+            found.setdefault("coordinator", _joined(names, address, port))
     return found
 
 
-def _joined(address: str, port: str | None) -> str:
+def _joined(names: tuple[str, ...], address: str, port: str | None) -> str:
     """Add the port to an address that has none."""
-    return address if port is None or address.rpartition(":")[2].isdecimal() else f"{address}:{port}"
+    if address.rpartition(":")[2].isdecimal():
+        return address
+    if port is None:
+        raise UsageError(
+            f"the environment variable {names[2]} is {address!r}, which has no port. Set {names[3]} too, or type "
+            "--coordinator HOST:PORT."
+        )
+    return f"{address}:{port}"
 
 
 def _number(name: str, text: str) -> int:
@@ -140,8 +176,19 @@ def _number(name: str, text: str) -> int:
 
 
 def _devices(environment: Mapping[str, str]) -> tuple[int, ...] | None:
+    """Return the numbers of the GPUs of this process as far as variables name them; None means all."""
     text = environment.get("JAX_LOCAL_DEVICE_IDS")
-    return tuple(_number("JAX_LOCAL_DEVICE_IDS", part.strip()) for part in text.split(",")) if text else None
+    if text:
+        return tuple(_number("JAX_LOCAL_DEVICE_IDS", part.strip()) for part in text.split(","))
+    visible = environment.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None and "," not in visible:
+        # The launcher has given this process one GPU already.
+        return None
+    for rank, size in LOCAL_VARIABLES:
+        number, count = environment.get(rank), environment.get(size)
+        if number and count and _number(size, count) > 1:
+            return (_number(rank, number),)
+    return None
 
 
 def _from_jax(environment: Mapping[str, str]) -> dict[str, Any]:
@@ -160,6 +207,9 @@ def _from_jax(environment: Mapping[str, str]) -> dict[str, Any]:
             f"JAX cannot find out which process this is: {error}. Type {', '.join(OPTIONS)} instead."
         ) from error
     address, count, index, devices = values
+    if address is not None and address.endswith(":65535"):
+        # For Slurm, JAX takes the port from the number of the job, and does not know that zoo needs the next one too.
+        address = f"{address.rpartition(':')[0]}:{HIGHEST_PORT}"
     found = {"coordinator": address, "count": count, "index": index}
     # Slurm and Open MPI number the processes of a host, and each takes the GPU of its number. CPUs have no numbers.
     return {**found, "devices": tuple(devices) if devices else None}

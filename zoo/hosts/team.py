@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo import interrupts
 from zoo.errors import HostsError
-from zoo.hosts import devices
+from zoo.hosts import aborting, devices
 from zoo.hosts.channel import DONE, FAILED, INTERRUPTED, LOST, Channel, Ending, Message
 from zoo.hosts.meeting import difference, meet, timeout
 from zoo.hosts.place import Place
@@ -31,6 +31,8 @@ LAST = 10.0
 NEWS = 5.0
 # How often processes ask each other whether a signal has arrived, in seconds.
 PERIOD = 0.5
+# What is said if JAX ends this process, and no other one is known to be lost.
+ENDED_BY_JAX = "JAX has ended this process. The lines above say why."
 # The text of another process's end that is already a whole message.
 RELAYED = "relayed"
 _ABANDONED = "abandoned"
@@ -58,7 +60,7 @@ class Team:
         self._channels: dict[int, Channel] = {}
         self._lock, self._news, self._closed = threading.Lock(), threading.Event(), threading.Event()
         self._problem: tuple[int, Ending] | None = None
-        self._heard = False
+        self._heard, self._said, self._stopping = False, False, False
         self._steps, self._countdown, self._checked = 0, 1, time.perf_counter()
 
     @property
@@ -178,6 +180,8 @@ class Team:
         number = max(answer[0] for answer in answers)
         if number:
             interrupts.note(number)
+            # All end now. Process 0 writes a safe point before, which may take long.
+            self._stopping = True
         return bool(number)
 
     @contextlib.contextmanager
@@ -258,10 +262,11 @@ class Team:
             return HostsError(f"{self.name(index)} has failed: {ending.text}")
         if ending.how == INTERRUPTED:
             return HostsError(f"{self.name(index)} was interrupted")
-        hint = "" if self.leads else " If the run has begun, `zoo resume RUN` continues it, on any number of processes."
-        return HostsError(
-            f"{self.name(index)} is lost: it was killed or has crashed, or its host or the network has failed.{hint}"
-        )
+        how = ending.text or "it was killed or has crashed"
+        return HostsError(f"{self.name(index)} is lost: {how}, or its host or the network has failed.{self._hint()}")
+
+    def _hint(self) -> str:
+        return "" if self.leads else " If the run has begun, `zoo resume RUN` continues it, on any number of processes."
 
     def _ended(self, index: int, ending: Ending) -> None:
         """Note that another process has ended. A thread calls this."""
@@ -278,8 +283,12 @@ class Team:
                 if other != index:
                     channel.end(relayed)
         self._news.set()
+        if ending.how == INTERRUPTED and self._stopping:
+            return
         threading.Thread(target=self._watch, daemon=True, name="end of training").start()
-        if ending.how == INTERRUPTED and not interrupts.waiting():
+        # Ctrl-C often reaches all processes at once. A second signal would end one before it has said how to go on.
+        handled = callable(signal.getsignal(ending.number)) if ending.how == INTERRUPTED else False
+        if handled and not interrupts.waiting():
             # What this process does alone must end too.
             interrupts.send(ending.number)
 
@@ -289,16 +298,35 @@ class Team:
         error = self._error(index, ending)
         if self._closed.wait(GRACE):
             return
-        if not self._heard:
-            self._heard = True
-            with contextlib.suppress(Exception):
-                if self.at_end is not None:
-                    self.at_end(error)
-            print(f"error: {error}", file=sys.stderr, flush=True)
-            os._exit(1)
-        self._closed.wait(END)
-        if not self._closed.is_set():
-            os._exit(1)
+        code = 128 + ending.number if ending.how == INTERRUPTED else 1
+        # A main thread that has heard of it has more time to end.
+        if not self._heard or not self._closed.wait(END):
+            self._say_and_exit(error, code)
+
+    def aborted(self) -> None:
+        """Say why this process ends, if JAX ends it. A thread calls this."""
+        # JAX often notices that a process is lost in the same moment as zoo.
+        self._news.wait(NEWS)
+        if self._heard or self._closed.is_set():
+            # The main thread is about to say it.
+            time.sleep(END)
+            return
+        if self._problem is None:
+            self._say_and_exit(HostsError(ENDED_BY_JAX + self._hint()), 1)
+        else:
+            self._say_and_exit(self._error(*self._problem), 1)
+
+    def _say_and_exit(self, error: HostsError, code: int) -> None:
+        """Print why this process ends, and end it. Only the first call does so."""
+        with self._lock:
+            if self._said:
+                return
+            self._heard = self._said = True
+        with contextlib.suppress(Exception):
+            if self.at_end is not None:
+                self.at_end(error)
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        os._exit(code)
 
 
 _team: Team | None = None
@@ -336,7 +364,10 @@ def start(place: Place, facts: Mapping[str, Any], say: Callable[[str], None]) ->
     global _team, _deserted
     team = met(place, facts, say) if place.count > 1 else Team(place, (socket.gethostname(),))
     try:
-        _deserted = place.count > 1
+        if place.count > 1:
+            _deserted = True
+            # After a failure, this stays: JAX may still notice it before the process has said why it ends.
+            aborting.announce(team.aborted)
         devices.start(place, timeout())
         _team = team
         yield team
@@ -365,4 +396,5 @@ def finish() -> None:
         team.exchange("end", None)
         team._closed.set()
         devices.stop()
+        aborting.forget()
         _deserted = False

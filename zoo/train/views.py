@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from zoo import files
+from zoo import files, hosts
 from zoo.data.augment import Augment, picture_seeds
 from zoo.data.memory import MappedRows
-from zoo.errors import TrainingError
+from zoo.errors import HostsError, TrainingError
 from zoo.train.batches import BatchFn
 
 BATCH = 32
@@ -103,13 +103,15 @@ def compute(views: Views, *, folder: Path, progress: Callable[[int, int], None])
         pixels, uint8 (batch, height, width, channels), and the targets, float32 (batch, classes).
 
     Raises:
-        TrainingError: The views do not fit on the disk.
+        TrainingError: The views do not fit on the disk. If several processes train together, it is a HostsError.
     """
     shape = (len(views), *views.array.shape[1:])
     folder.mkdir(parents=True, exist_ok=True)
     needed, free = int(np.prod(shape, dtype=np.int64)), shutil.disk_usage(folder).free
     if needed > free:
-        raise TrainingError(
+        # Other processes have room, and would wait for this one.
+        kind = TrainingError if hosts.current() is None else HostsError
+        raise kind(
             f"{views.count} views of {len(views.rows)} pictures take {files.size_text(needed)}, and {str(folder)!r} "
             f"has {files.size_text(free)} free. Use fewer --views, or leave the option out: "
             "each epoch then makes its own."

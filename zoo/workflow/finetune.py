@@ -91,7 +91,7 @@ def finetune(
     dataset = load_dataset(resolved, reporter, validation=not cross_validated)
     # Only now it is certain which pictures can be read, and whether they are those of an earlier export.
     check_run_targets(resolved, variants, dataset.digest, replace=replace)
-    agree(resolved, dataset)
+    agree(resolved, dataset, registry)
     if repeats:
         changes = config_file.differences(repeats, resolved, dataset)
         if changes:
@@ -296,8 +296,8 @@ def load_dataset(resolved: ResolvedConfig, reporter: Reporter, *, validation: bo
         )
 
 
-def agree(resolved: ResolvedConfig, dataset: Dataset) -> None:
-    """Check that all processes of a training have the same pictures, split and weights. Alone, nothing happens.
+def agree(resolved: ResolvedConfig, dataset: Dataset, registry: Registry) -> None:
+    """Check that all processes have the same pictures, split, weights and plugins. Alone, nothing happens.
 
     Raises:
         HostsError: They have not.
@@ -318,8 +318,9 @@ def agree(resolved: ResolvedConfig, dataset: Dataset) -> None:
         "the digest of the split": hashlib.sha256(parts).hexdigest(),
         "the size of the pictures": list(dataset.spec.size),
         "the digest of the weights": resolved.weights.record.get("sha256"),
+        "the plugins": plugins_of(resolved, registry),
     }
-    team.require_same("pictures and weights", facts)
+    team.require_same("pictures, weights and plugins", facts)
 
 
 def plugins_of(resolved: ResolvedConfig, registry: Registry) -> list[str]:

@@ -64,7 +64,7 @@ def take_part_again(folder: Path, registry: Registry, data: str | None) -> None:
 
 
 def _serve(resolved: ResolvedConfig, dataset: Dataset, registry: Registry) -> None:
-    agree(resolved, dataset)
+    agree(resolved, dataset, registry)
     data, settings = training_data(dataset), train_config(resolved, dataset)
     built: dict[int, Network] = {}
 

@@ -62,7 +62,7 @@ def resume(
     if asked is None:
         return None
     resolved, dataset = load_again(run, record, asked, registry, reporter, data)
-    agree(resolved, dataset)
+    agree(resolved, dataset, registry)
     new = NewExport(run.id, run.folder.parent, resolved.source.classes, resolved.source.task)
     new = dataclasses.replace(new, data=str(record.options["data"]), digest=dataset.digest)
     if asked.config.export:

@@ -6,6 +6,8 @@ import dataclasses
 import json
 import os
 import re
+import socket
+import threading
 import types
 
 import numpy as np
@@ -22,7 +24,8 @@ from harness import (
 )
 
 from zoo import backend
-from zoo.errors import TrainingError
+from zoo.errors import HostsError, TrainingError
+from zoo.hosts import Place, Team
 from zoo.plugin import Phase, registry
 from zoo.train import views
 from zoo.train.frozen import features as feature_module
@@ -319,6 +322,55 @@ def test_if_onnxruntime_fails_on_the_way_all_features_are_those_of_keras(tmp_pat
     assert len(calls) == 7
     # Keras computes in batches of another size here.
     assert np.abs(read - expected).max() <= 1e-6 * np.abs(expected).max()
+
+
+def test_if_onnxruntime_fails_in_one_of_two_processes_both_end_and_keep_nothing_of_keras(tmp_path, monkeypatch):
+    """Two threads stand for two processes. They compute 40 pictures in turns of two batches of 5."""
+    data = brightness_pictures(SIZE, 1)
+    networks = [network_in_phase("mnist_convnet", "last:1") for _ in range(2)]
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        left = socket.create_connection(server.getsockname())
+        right, _ = server.accept()
+    teams = [Team(Place(2, index, "host", 1), ("a", "b")) for index in range(2)]
+    teams[0].connect({1: left})
+    teams[1].connect({0: right})
+    monkeypatch.setattr("zoo.hosts.team.LAST", 0.0)
+    monkeypatch.setattr("zoo.train.frozen.together._several", lambda: teams[int(threading.current_thread().name)])
+    monkeypatch.setattr(feature_module, "BATCH", 5)
+    # Rows are kept after each turn, as if there were many.
+    monkeypatch.setattr(feature_module, "FINISHED_TOGETHER", 1)
+    whole, calls = feature_module.FrozenPart.__call__, []
+
+    def call(self, pixels):
+        if threading.current_thread().name == "1":
+            calls.append(len(pixels))
+            if len(calls) == 3:
+                self._session = types.SimpleNamespace(get_inputs=lambda: [types.SimpleNamespace(name="x")])
+        return whole(self, pixels)
+
+    monkeypatch.setattr(feature_module.FrozenPart, "__call__", call)
+    errors = {}
+
+    def take_part(index):
+        try:
+            phase_inputs(networks[index], data, feature_cache(tmp_path / str(index), data))
+        except HostsError as error:
+            errors[index] = str(error)
+            teams[index].end(error)
+
+    threads = [threading.Thread(target=take_part, args=(index,), name=str(index), daemon=True) for index in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert "onnxruntime failed" in errors[1] and "--cache-size 0" in errors[1]
+    assert errors[0] == f"process 1 on 'b' has failed: {errors[1]}"
+    monkeypatch.setattr("zoo.train.frozen.together._several", lambda: None)
+    for index in range(2):
+        cache = feature_cache(tmp_path / str(index), data)
+        phase_inputs(networks[index], data, cache)
+        # The first call compares with Keras, the second one is the first turn.
+        assert (cache.stats.engine, cache.stats.found, cache.stats.computed) == ("onnxruntime", 10, 30)
 
 
 @pytest.mark.slow

@@ -390,11 +390,17 @@ class FeatureCache:
                 feature_set.finish(np.concatenate(unfinished))
             unfinished.clear()
 
+        def compute(pixels: np.ndarray) -> list[np.ndarray]:
+            values = part(pixels.astype("float32"))
+            if part.engine != self._engine:
+                # Other processes would take these values for those of the first library.
+                together.refuse_other_engine(part.note)
+            return values
+
         timed = self._reporter.timing.measure("computing the frozen part")
         with timed, self._reporter.progress("frozen part") as progress:
-            for places, values, labels in together.computed(batches, lambda pixels: part(pixels.astype("float32"))):
+            for places, values, labels in together.computed(batches, compute):
                 if part.engine != self._engine:
-                    together.refuse_other_engine(part.note)
                     break
                 for feature_set, new in zip(sets, values if labels is None else [*values, labels], strict=True):
                     feature_set.write(places, new)
