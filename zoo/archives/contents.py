@@ -48,64 +48,56 @@ def pictures_of(shard: Shard, column: str | None = None) -> Iterator[Picture]:
 
     Raises:
         DamagedArchive: The archive is truncated or damaged. The pictures that were yielded before are good.
-        DataNotFound: The archive or the folder cannot be reached from this machine, or was changed meanwhile.
         DataLayout: A Parquet file has no column of pictures, or several.
         OSError: The store cannot be read now; trying again may help.
     """
-    if not is_address(shard.root) and not os.path.exists(shard.root):
+    store = store_of(shard.root)
+    if shard.kind == "tar":
+        yield from _in_tar(shard, store)
+    elif shard.kind == "parquet":
+        yield from _in_parquet(shard, store, column)
+    elif isinstance(store, Disk):
+        for path in shard.paths:
+            yield Picture(path, path)
+    else:
+        yield from _in_store(shard, store)
+
+
+@contextlib.contextmanager
+def unchanged(shard: Shard) -> Iterator[None]:
+    """Check that files of this machine stay as they are while they are scored, because their rows are final.
+
+    Raises:
+        DataNotFound: The archive or the folder cannot be reached from this machine. Or an archive was written to: what
+            seems to be damage may only be what is not written yet. Or pictures are gone that were there when the folder
+            was listed, because a disk was lost for example.
+    """
+    if is_address(shard.root):
+        yield
+        return
+    if not os.path.exists(shard.root):
         import socket
 
         raise DataNotFound(
             f"{shard.root!r} does not exist on the machine {socket.gethostname()}. All machines of a cluster must see "
             "the pictures at the same path: use a shared folder, or an object store such as s3://."
         )
-    store = store_of(shard.root)
-    if shard.kind == "tar":
-        with _unchanged(shard.root, store):
-            yield from _in_tar(shard, store)
-    elif shard.kind == "parquet":
-        with _unchanged(shard.root, store):
-            yield from _in_parquet(shard, store, column)
-    elif isinstance(store, Disk):
-        _refuse_lost(shard.paths)
-        for path in shard.paths:
-            yield Picture(path, path)
-        _refuse_lost(shard.paths)
-    else:
-        yield from _in_store(shard, store)
+    _refuse_lost(shard.paths)
+    disk = Disk()
+    before = "" if shard.paths else disk.entry(shard.root).stamp
+    yield
+    _refuse_lost(shard.paths)
+    if before and disk.entry(shard.root).stamp != before:
+        raise DataNotFound(f"{shard.root!r} was changed while it was read. Give the command again when it is finished.")
 
 
 def _refuse_lost(paths: Sequence[str]) -> None:
-    """Refuse a slice if a disk or a network drive is lost: rows with errors would be final.
-
-    Raises:
-        DataNotFound: Pictures are gone that were there when the folder was listed.
-    """
     lost = [path for path in paths if not os.path.lexists(path)]
     if lost:
         raise DataNotFound(
             f"{len(lost)} of {len(paths)} pictures are gone since the folder was listed, such as {lost[0]!r}. Check "
             "the disk, and give the command again."
         )
-
-
-@contextlib.contextmanager
-def _unchanged(path: str, store: Store) -> Iterator[None]:
-    """Check that an archive on a disk is not written to while it is read.
-
-    Raises:
-        DataNotFound: It was. What seems to be damage may only be what is not written yet.
-    """
-    before = store.entry(path).stamp if isinstance(store, Disk) else ""
-    damage: DamagedArchive | None = None
-    try:
-        yield
-    except DamagedArchive as error:
-        damage = error
-    if isinstance(store, Disk) and store.entry(path).stamp != before:
-        raise DataNotFound(f"{path!r} was changed while it was read. Give the command again when it is finished.")
-    if damage is not None:
-        raise damage
 
 
 def _in_store(shard: Shard, store: Store) -> Iterator[Picture]:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any, BinaryIO
 
-from zoo.archives.contents import Picture, pictures_of
+from zoo.archives.contents import Picture, pictures_of, unchanged
 from zoo.archives.scoring import COLUMNS, Scorer, failure, printable
 from zoo.archives.sources import Shard
 from zoo.errors import DamagedArchive, DataLayout, ZooError
@@ -79,11 +79,12 @@ def score_shard(scorer: Scorer, shard: Shard, stream: BinaryIO, column: str | No
         column: As for `zoo.archives.contents.pictures_of`.
 
     Raises:
-        DataNotFound, DataLayout, OSError: As for `zoo.archives.contents.pictures_of`. A damaged archive raises nothing:
-            it gets a row with the error.
+        DataNotFound: As for `zoo.archives.contents.unchanged`.
+        DataLayout, OSError: As for `zoo.archives.contents.pictures_of`. A damaged archive raises nothing: it gets a row
+            with the error.
     """
     figures = Figures()
-    with _Table(stream, _schema(scorer)) as table:
+    with unchanged(shard), _Table(stream, _schema(scorer)) as table:
         try:
             for chunk in _chunks(pictures_of(shard, column)):
                 rows = scorer.rows([each.name for each in chunk], [each.source for each in chunk])

@@ -125,7 +125,7 @@ class Disk:
             raise DataNotFound(f"{path!r} cannot be read: {error.strerror}. Check the path.") from None
 
     def walk(self, folder: str) -> Iterator[Entry]:
-        seen = {os.path.realpath(folder)}
+        seen = {_identity(folder)}
         # What is left of the folder and of those that are being entered; a recursion would have a greatest depth.
         waiting = [_listed(folder)]
         while waiting:
@@ -141,10 +141,10 @@ class Disk:
                 if os.path.isfile(path) or not os.path.exists(path):
                     yield Entry(path, _stamp(path), beside)
             elif not is_written_by_zoo(path) and not holds_answers(path):
-                real = os.path.realpath(path)
+                identity = _identity(path)
                 # Links are followed, but each folder is entered only once.
-                if real not in seen:
-                    seen.add(real)
+                if identity not in seen:
+                    seen.add(identity)
                     waiting.append(_listed(path))
 
     def matching(self, pattern: str) -> list[str]:
@@ -182,6 +182,16 @@ def _listed(folder: str) -> tuple[str, Iterator[tuple[str, bool]], frozenset[str
             "one."
         ) from None
     return folder, iter(found), frozenset(name.lower() for name, is_folder in found if not is_folder)
+
+
+def _identity(folder: str) -> object:
+    """Return what is the same for a folder and for links to it."""
+    try:
+        status = os.stat(folder)
+    except OSError:
+        return folder
+    # Some network drives number nothing.
+    return (status.st_dev, status.st_ino) if status.st_ino else os.path.realpath(folder)
 
 
 def _is_dir(entry: os.DirEntry[str]) -> bool:
@@ -287,8 +297,10 @@ class Remote:
             raise DataNotFound(f"{path!r} cannot be read: {_text(error)}.") from None
 
     def open(self, path: str) -> BinaryIO:
-        # Without blocks, a server answers with the file as a whole; not every server can give a piece of one.
-        return cast(BinaryIO, self._fs.open(path, "rb", block_size=0) if self._is_server else self._fs.open(path, "rb"))
+        # Without blocks, a server answers with the file as a whole; not every server can give a piece of one. With any
+        # size, fsspec does not ask for it first, whose failure it would report as a file that does not exist.
+        whole = {"block_size": 0, "size": 1} if self._is_server else {}
+        return cast(BinaryIO, self._fs.open(path, "rb", **whole))
 
     def open_anywhere(self, path: str) -> BinaryIO:
         if not self._is_server:
