@@ -313,7 +313,7 @@ def test_large_answers_travel_in_pieces(model, folder, tmp_path, monkeypatch):
         assert figures[:-1] == [None] * (len(second) - 1) and figures[-1].pictures == 24
         assert ledger.receive(second[0], shard) is None
         assert ledger.part(shard.id).read_bytes() == b"".join(piece.data for piece in second)
-        assert ledger.finished() == {shard.id: "f"}
+        assert ledger.finished == {shard.id: "f"} and ledger.total.pictures == 24
     assert not list((tmp_path / "out").glob(".*.partial"))
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import bz2
 import contextlib
 import gzip
 import io
+import lzma
+import shutil
+import subprocess
 import tarfile
 
 import numpy as np
@@ -94,7 +98,12 @@ def header(name: str, size: int, kind: bytes = tarfile.REGTYPE) -> bytes:
         (header("x", 2**33, tarfile.XHDTYPE), "announces 8,589,934,592 bytes"),
         (header("x", 20, tarfile.XHDTYPE) + b"99999 path=a\n".ljust(512, b"\0"), "pax header is damaged"),
         (header("x", 20, tarfile.XHDTYPE) + b"15 size=-99999\n".ljust(512, b"\0") + header("a", 0), "size '-99999'"),
-        (header("a.jpg", 10, tarfile.GNUTYPE_SPARSE), "sparse"),
+        (header("a.jpg", 10, tarfile.GNUTYPE_SPARSE), "in the middle of a file"),
+        (header("a.jpg", 10, tarfile.GNUTYPE_SPARSE)[:482] + b"\1".ljust(30, b"\0"), "a header is damaged"),
+        (bz2.compress(b"x" * 9000), "packed by bzip2"),
+        (lzma.compress(b"x" * 9000), "packed by xz"),
+        (b"\x28\xb5\x2f\xfd" + b"x" * 600, "packed by zstd"),
+        (b"PK\x03\x04" + b"x" * 600, "packed by zip"),
         (b"x" * 512, "a header is damaged"),
         (b"x" * 100, "in the middle of a header"),
         (b"", "its end is missing"),
@@ -106,6 +115,41 @@ def header(name: str, size: int, kind: bytes = tarfile.REGTYPE) -> bytes:
 def test_damaged_archives_end_with_an_error(content, message):
     with pytest.raises(DamagedArchive, match=message):
         read(content)
+
+
+def test_sparse_files_do_not_hide_the_files_after_them(tmp_path):
+    """GNU tar writes their maps in two ways. A map with many holes goes on in blocks after the header."""
+    if shutil.which("tar") is None or b"GNU" not in subprocess.run(["tar", "--version"], capture_output=True).stdout:
+        pytest.skip("GNU tar is not installed")
+    with (tmp_path / "holes.jpg").open("wb") as stream:
+        for place in range(0, 1 << 20, 1 << 15):
+            stream.seek(place)
+            stream.write(b"x" * 4096)
+        stream.truncate(1 << 21)
+    (tmp_path / "z.jpg").write_bytes(b"whole")
+    for form in ("gnu", "posix"):
+        command = ["tar", "-S", "-c", f"--format={form}", "-f", tmp_path / "a.tar", "holes.jpg", "z.jpg"]
+        subprocess.run(command, cwd=tmp_path, check=True)
+        holes, whole = read((tmp_path / "a.tar").read_bytes())
+        assert (holes.name, holes.content, holes.problem) == ("holes.jpg", None, "is stored as a sparse file.")
+        assert (whole.name, whole.content) == ("z.jpg", b"whole")
+
+
+def test_a_stream_may_give_a_byte_at_a_time():
+    """Streams of servers return what has arrived."""
+
+    class Slow(io.BytesIO):
+        def read(self, size=-1):
+            return super().read(min(size, 1))
+
+    content = archive(("a.jpg", b"x" * 700, {}), ("b.jpg", b"y", {}))
+    for packed in (content, gzip.compress(content[:1024]) + gzip.compress(content[1024:])):
+        found = list(tar.members(Slow(packed), Everything()))
+        assert [(each.name, each.content) for each in found] == [("a.jpg", b"x" * 700), ("b.jpg", b"y")]
+
+
+def test_a_name_that_begins_as_another_kind_of_file_is_none():
+    assert read(archive(("BZh9.jpg", b"1", {})))[0].content == b"1"
 
 
 def test_a_file_that_is_too_large_is_not_read_into_memory(monkeypatch):

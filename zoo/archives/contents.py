@@ -5,14 +5,16 @@ Nothing is decoded here. What cannot be read becomes an error in the place of th
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from zoo.archives import tar
+from zoo.archives.scoring import printable
 from zoo.archives.sources import Shard
 from zoo.archives.stores import Disk, Store, is_address, store_of
 from zoo.errors import DamagedArchive, DataLayout, DataNotFound
@@ -46,17 +48,9 @@ def pictures_of(shard: Shard, column: str | None = None) -> Iterator[Picture]:
 
     Raises:
         DamagedArchive: The archive is truncated or damaged. The pictures that were yielded before are good.
-        DataNotFound: The archive or the folder cannot be reached from this machine.
         DataLayout: A Parquet file has no column of pictures, or several.
         OSError: The store cannot be read now; trying again may help.
     """
-    if not is_address(shard.root) and not os.path.exists(shard.root):
-        import socket
-
-        raise DataNotFound(
-            f"{shard.root!r} does not exist on the machine {socket.gethostname()}. All machines of a cluster must see "
-            "the pictures at the same path: use a shared folder, or an object store such as s3://."
-        )
     store = store_of(shard.root)
     if shard.kind == "tar":
         yield from _in_tar(shard, store)
@@ -69,13 +63,50 @@ def pictures_of(shard: Shard, column: str | None = None) -> Iterator[Picture]:
         yield from _in_store(shard, store)
 
 
+@contextlib.contextmanager
+def unchanged(shard: Shard) -> Iterator[None]:
+    """Check that files of this machine stay as they are while they are scored, because their rows are final.
+
+    Raises:
+        DataNotFound: The archive or the folder cannot be reached from this machine. Or an archive was written to: what
+            seems to be damage may only be what is not written yet. Or pictures are gone that were there when the folder
+            was listed, because a disk was lost for example.
+    """
+    if is_address(shard.root):
+        yield
+        return
+    if not os.path.exists(shard.root):
+        import socket
+
+        raise DataNotFound(
+            f"{shard.root!r} does not exist on the machine {socket.gethostname()}. All machines of a cluster must see "
+            "the pictures at the same path: use a shared folder, or an object store such as s3://."
+        )
+    _refuse_lost(shard.paths)
+    disk = Disk()
+    before = "" if shard.paths else disk.entry(shard.root).stamp
+    yield
+    _refuse_lost(shard.paths)
+    if before and disk.entry(shard.root).stamp != before:
+        raise DataNotFound(f"{shard.root!r} was changed while it was read. Give the command again when it is finished.")
+
+
+def _refuse_lost(paths: Sequence[str]) -> None:
+    lost = [path for path in paths if not os.path.lexists(path)]
+    if lost:
+        raise DataNotFound(
+            f"{len(lost)} of {len(paths)} pictures are gone since the folder was listed, such as {lost[0]!r}. Check "
+            "the disk, and give the command again."
+        )
+
+
 def _in_store(shard: Shard, store: Store) -> Iterator[Picture]:
     """Read the files of an object store, several at a time."""
 
     def read(path: str) -> Picture:
         try:
             with store.open(path) as stream:
-                content = stream.read(LARGEST + 1)
+                content = tar.read_fully(stream, LARGEST + 1)
         except FileNotFoundError:
             return Picture(path, PictureNotFound(f"{path}: it was there when the folder was listed, and is gone."))
         if len(content) > LARGEST:
@@ -107,8 +138,10 @@ def _in_tar(shard: Shard, store: Store) -> Iterator[Picture]:
     seen: Counter[str] = Counter()
     with store.open(shard.root) as stream:
         for member in tar.members(stream, _Pictures()):
-            seen[member.name] += 1
-            again = f"#{seen[member.name]}" if seen[member.name] > 1 else ""
+            # Two names of different bytes may be the same in the answers.
+            shown = printable(member.name)
+            seen[shown] += 1
+            again = f"#{seen[shown]}" if seen[shown] > 1 else ""
             name = f"{shard.root}/{member.name}{again}"
             yield Picture(name, NotAPicture(f"{name}: {member.problem}") if member.content is None else member.content)
 
@@ -119,23 +152,44 @@ def _in_parquet(shard: Shard, store: Store, column: str | None) -> Iterator[Pict
         import pyarrow.parquet
     except ImportError:
         raise DataLayout("zoo reads Parquet through pyarrow, which is not installed: pip install pyarrow") from None
-    with store.open(shard.root) as stream:
+    with store.open_anywhere(shard.root) as opened:
+        stream = _Watched(opened)
         row = 0
         try:
             file = pyarrow.parquet.ParquetFile(stream, pre_buffer=False, buffer_size=BUFFER_BYTES)
             chosen = column_of(file.schema_arrow, shard.root, column)
             for batch in file.iter_batches(batch_size=CELLS, columns=[chosen], use_threads=False):
-                for cell in batch.column(0):
+                for cell in batch.column(batch.schema.get_field_index(chosen)):
                     name = f"{shard.root}#{row}"
                     yield Picture(name, _cell(name, cell.as_py()))
                     row += 1
-        except pyarrow.ArrowException as error:
+        except (pyarrow.ArrowException, OSError) as error:
+            if stream.problem is not None:
+                raise stream.problem from None
             raise DamagedArchive(f"it cannot be read as Parquet after row {row}: {_line(error)}.") from None
-        except OSError as error:
-            # pyarrow says so too if a page is damaged; an error of the system has a number.
-            if error.errno is not None:
-                raise
-            raise DamagedArchive(f"it cannot be read as Parquet after row {row}: {_line(error)}.") from None
+
+
+class _Watched:
+    """A stream that keeps the error of a disk or a network. pyarrow raises the same kinds if a file is damaged.
+
+    Args:
+        stream: The stream.
+    """
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self.problem: Exception | None = None
+
+    def read(self, size: int = -1) -> bytes:
+        """Read as the stream does."""
+        try:
+            return self._stream.read(size)
+        except Exception as error:
+            self.problem = error
+            raise
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def column_of(schema: Any, path: str, column: str | None) -> str:
@@ -149,16 +203,10 @@ def column_of(schema: Any, path: str, column: str | None) -> str:
     Raises:
         DataLayout: There is no such column, or there are several.
     """
-    import pyarrow
-
-    def holds_bytes(kind: Any) -> bool:
-        return bool(pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind))
-
-    able = []
-    for field in schema:
-        inner = field.type.field("bytes").type if _has_bytes(field.type) else field.type
-        if holds_bytes(inner):
-            able.append(field.name)
+    able = [field.name for field in schema if _holds_bytes(field.type)]
+    twice = {name for name in able if schema.names.count(name) > 1}
+    if twice and (column in twice or column is None):
+        raise DataLayout(f"{path!r} has several columns called {min(twice)!r}. Write it again with different names.")
     if column is not None and column in able:
         return column
     if column is None and (len(able) == 1 or "image" in able):
@@ -171,10 +219,15 @@ def column_of(schema: Any, path: str, column: str | None) -> str:
     raise DataLayout(f"{path!r} has no column with the bytes of pictures. {which} Leave this file out of the source.")
 
 
-def _has_bytes(kind: Any) -> bool:
-    import pyarrow
+def _holds_bytes(kind: Any) -> bool:
+    """Return whether a column has bytes, also as categories, or in structs as the package `datasets` writes them."""
+    from pyarrow import types
 
-    return bool(pyarrow.types.is_struct(kind)) and kind.get_field_index("bytes") >= 0
+    if types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+        kind = kind.field("bytes").type
+    if types.is_dictionary(kind):
+        kind = kind.value_type
+    return any(is_so(kind) for is_so in (types.is_binary, types.is_large_binary, types.is_binary_view))
 
 
 def _cell(name: str, value: Any) -> bytes | PictureError:

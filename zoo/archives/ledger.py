@@ -1,7 +1,8 @@
 """Keeps what is done in the folder of answers: a Parquet file and a marker for each shard, and what the job is.
 
     DIR/part-ID.parquet     the answers of a shard, put in place whole
-    DIR/_done/ID.json       its marker, written afterwards: name and fingerprint of the shard, and its figures
+    DIR/_done/ID.json       its marker, written afterwards: name and fingerprint of the shard, its figures, and the
+                            size of its Parquet file
     DIR/_job.json           the exported file and the options, so that answers of two networks are never mixed up
 
 Programs that read a folder of Parquet leave out names that begin with an underscore. One process writes all of this,
@@ -11,10 +12,9 @@ and holds a lock meanwhile; workers send it their files.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -45,7 +45,7 @@ class Job:
     classes: Sequence[str]
     sources: Sequence[str]
     options: dict[str, Any]
-    schema: int = 1
+    schema: int = 2
 
     def to_json(self) -> dict[str, Any]:
         """Return the job as its file holds it."""
@@ -62,6 +62,8 @@ class Ledger:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._open: dict[str, tuple[str, Path, BinaryIO]] = {}
+        self._done: dict[str, str] = {}
+        self._total = Figures()
 
     @contextlib.contextmanager
     def held(self, job: Job) -> Iterator[None]:
@@ -88,17 +90,19 @@ class Ledger:
                 f"{str(self.folder)!r} cannot be written: {error.strerror}. Choose another --out."
             ) from None
         try:
-            # What a killed process has left is worth nothing.
-            for leftover in self.folder.glob(".*.partial"):
-                leftover.unlink(missing_ok=True)
             self._check(job)
+            self._read_markers()
+            self._remove_leftovers()
             with files.atomic_write(self.folder / JOB) as path:
                 path.write_text(json.dumps(job.to_json(), indent=1), "utf-8")
             yield
         finally:
             for _, temporary, stream in self._open.values():
-                stream.close()
-                temporary.unlink(missing_ok=True)
+                # On a full disk, closing tries once more to write what is left.
+                with contextlib.suppress(OSError):
+                    stream.close()
+                with contextlib.suppress(OSError):
+                    temporary.unlink(missing_ok=True)
             self._open.clear()
             lock.release()
 
@@ -109,7 +113,9 @@ class Ledger:
         try:
             found = json.loads((self.folder / JOB).read_text("utf-8"))
         except FileNotFoundError:
-            others = [name for name in sorted(os.listdir(self.folder)) if name not in (DONE, LOCK)]
+            # A process that was killed at its beginning leaves a file that is not renamed yet.
+            names = [name for name in sorted(os.listdir(self.folder)) if name not in (DONE, LOCK)]
+            others = [name for name in names if not (name.startswith(".") and name.endswith(f"-{JOB}"))]
             if others:
                 raise UsageError(
                     f"{str(self.folder)!r} holds other files, such as {others[0]!r}. Give a new folder: --out DIR."
@@ -135,39 +141,56 @@ class Ledger:
                     "not mixed up."
                 )
 
-    def finished(self) -> dict[str, str]:
-        """Return the fingerprint of each finished shard by its id.
+    @property
+    def finished(self) -> Mapping[str, str]:
+        """The fingerprint of each finished shard by its id."""
+        return self._done
+
+    @property
+    def total(self) -> Figures:
+        """The figures of all finished shards together."""
+        return self._total
+
+    def has(self, shard: str) -> bool:
+        """Return whether a shard is finished: its marker is there, and its answers are as long as the marker says."""
+        return shard in self._done
+
+    def _read_markers(self) -> None:
+        """Find out what is finished.
 
         Raises:
             UsageError: A marker cannot be read.
         """
-        return {path.stem: str(values["fingerprint"]) for path, values in self._markers()}
-
-    def totals(self) -> Figures:
-        """Add up the figures of all finished shards. The damage is that of one of them."""
-        total = Figures()
-        for _, values in self._markers():
-            figures = Figures.from_json(values["figures"])
-            total.add(figures)
-            total.damage = total.damage or (f"{values['name']}: {figures.damage}" if figures.damage else "")
-        return total
-
-    def _markers(self) -> Iterator[tuple[Path, dict[str, Any]]]:
+        self._done, self._total = {}, Figures()
         with os.scandir(self.folder / DONE) as entries:
             for entry in entries:
                 # An atomic write begins with a name of its own.
                 if entry.name.startswith(".") or not entry.name.endswith(".json"):
                     continue
+                shard = entry.name.removesuffix(".json")
                 try:
-                    yield Path(entry.path), json.loads(Path(entry.path).read_text("utf-8"))
-                except (OSError, ValueError) as error:
+                    marker = json.loads(Path(entry.path).read_text("utf-8"))
+                    fingerprint, figures = str(marker["fingerprint"]), Figures.from_json(marker["figures"])
+                    size = int(marker["bytes"])
+                except (OSError, ValueError, LookupError, TypeError) as error:
                     raise UsageError(
-                        f"the marker {entry.path!r} cannot be read: {error}. Remove it, and its part is scored again."
+                        f"the marker {entry.path!r} cannot be read: {error!r}. Remove it, and its part is scored again."
                     ) from None
+                # The disk may have lost the end of a file in a power failure.
+                if self.part(shard).exists() and self.part(shard).stat().st_size == size:
+                    self._done[shard] = fingerprint
+                    self._total.add(figures)
 
-    def has(self, shard: str) -> bool:
-        """Return whether a shard is finished: its marker and its answers are there."""
-        return (self.folder / DONE / f"{shard}.json").exists() and self.part(shard).exists()
+    def _remove_leftovers(self) -> None:
+        """Remove what a killed process has left, and answers without a marker: their shard may not come again."""
+        files.remove_leftovers(self.folder)
+        files.remove_leftovers(self.folder / DONE)
+        with os.scandir(self.folder) as entries:
+            names = [entry.name for entry in entries]
+        for name in names:
+            is_part = name.startswith("part-") and name.endswith(".parquet")
+            if name.endswith(".partial") or (is_part and not self.has(name[len("part-") : -len(".parquet")])):
+                (self.folder / name).unlink(missing_ok=True)
 
     def part(self, shard: str) -> Path:
         """Return the path of the answers of a shard."""
@@ -213,9 +236,16 @@ class Ledger:
                 "space, and give the command again."
             ) from error
         figures = Figures.from_json(json.loads(piece.figures))
-        marker = {"name": shard.name, "fingerprint": shard.fingerprint, "figures": figures.to_json()}
+        marker = {
+            "name": shard.name,
+            "fingerprint": shard.fingerprint,
+            "bytes": piece.total,
+            "figures": figures.to_json(),
+        }
         with files.atomic_write(self.folder / DONE / f"{shard.id}.json") as path:
             path.write_text(json.dumps(marker), "utf-8")
+        self._done[shard.id] = shard.fingerprint
+        self._total.add(figures)
         return figures
 
 
@@ -223,8 +253,3 @@ def _difference(found: Any, wanted: dict[str, Any]) -> str:
     found = found if isinstance(found, dict) else {}
     keys = [key for key in wanted if found.get(key) != wanted[key]]
     return f": {', '.join(f'{key} was {found.get(key)!r}, and is {wanted[key]!r}' for key in keys)}"
-
-
-def digest_of(content: bytes) -> str:
-    """Return the SHA-256 of an exported file."""
-    return hashlib.sha256(content).hexdigest()

@@ -212,6 +212,12 @@ def _start(ray: Any, address: str, workers: int | None, threads: int, model_byte
             f"Ray cannot be reached at the address {address!r}: {_line(error)}. `ray start --head` starts a cluster "
             "and shows its address. Without --address, Ray runs on this machine alone."
         ) from None
+    except Exception as error:
+        # Ray gives itself 30 seconds, and raises an error of no particular kind.
+        raise InstallationError(
+            f"Ray did not start: {_line(error)}. This machine may be too busy. Give the command again, or leave --ray "
+            "out: the same command then works in one process."
+        ) from None
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import tempfile
@@ -10,16 +11,20 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any, BinaryIO
 
-from zoo.archives.contents import Picture, pictures_of
-from zoo.archives.scoring import COLUMNS, Scorer, failure
+from zoo.archives.contents import Picture, pictures_of, unchanged
+from zoo.archives.scoring import COLUMNS, Scorer, failure, printable
 from zoo.archives.sources import Shard
-from zoo.errors import DamagedArchive, ZooError
+from zoo.errors import DamagedArchive, DataLayout, ZooError
+from zoo_runtime import __version__
 
 # How many pictures are scored together, and how many bytes of them at most.
 CHUNK, CHUNK_BYTES = 256, 64 << 20
 PIECE_BYTES = 64 << 20
-CLASSES = "zoo.classes"
-"""The key of the Parquet file's metadata with the classes, in the order of the probabilities, as JSON."""
+# How many rows, and how many bytes of them, are a row group of the Parquet file: few of them are read quickly.
+GROUP, GROUP_BYTES = 32_768, 32 << 20
+CLASSES, MODEL, VERSION = "zoo.classes", "zoo.model", "zoo.version"
+"""The keys of the Parquet file's metadata: the classes, in the order of the probabilities, as JSON; the SHA-256 of the
+exported file; the version of zoo."""
 
 
 @dataclass
@@ -31,7 +36,9 @@ class Figures:
         errors: How many of them could not be read.
         unknown: How many have the answer "unknown".
         labels: How many have each label.
-        damage: What is wrong with the archive, which then has one row of its own. Empty if nothing is.
+        damage: What is wrong with an archive, which then has one row of its own. Empty if nothing is.
+        damaged: How many archives are damaged.
+        empty: How many archives hold no picture, and are not damaged.
     """
 
     pictures: int = 0
@@ -39,9 +46,14 @@ class Figures:
     unknown: int = 0
     labels: Counter[str] = field(default_factory=Counter)
     damage: str = ""
+    damaged: int = 0
+    empty: int = 0
 
     def add(self, other: Figures) -> None:
-        """Add the counts of another part."""
+        """Add the counts of another part. The damage is that of the first damaged one."""
+        self.damage = self.damage or other.damage
+        self.damaged += other.damaged
+        self.empty += other.empty
         self.pictures += other.pictures
         self.errors += other.errors
         self.unknown += other.unknown
@@ -67,25 +79,63 @@ def score_shard(scorer: Scorer, shard: Shard, stream: BinaryIO, column: str | No
         column: As for `zoo.archives.contents.pictures_of`.
 
     Raises:
-        DataNotFound, DataLayout, OSError: As for `zoo.archives.contents.pictures_of`. A damaged archive raises nothing:
-            it gets a row with the error.
+        DataNotFound: As for `zoo.archives.contents.unchanged`.
+        DataLayout, OSError: As for `zoo.archives.contents.pictures_of`. A damaged archive raises nothing: it gets a row
+            with the error.
     """
-    import pyarrow
-    import pyarrow.parquet
-
     figures = Figures()
-    schema = _schema(scorer)
-    with pyarrow.parquet.ParquetWriter(stream, schema, compression="zstd") as writer:
+    with unchanged(shard), _Table(stream, _schema(scorer)) as table:
         try:
             for chunk in _chunks(pictures_of(shard, column)):
                 rows = scorer.rows([each.name for each in chunk], [each.source for each in chunk])
                 _count(figures, rows)
-                writer.write_table(pyarrow.table(rows, schema=schema))
+                table.add(rows)
         except DamagedArchive as error:
-            figures.damage = str(error)
+            figures.damaged, figures.damage = 1, f"{printable(shard.root)}: {error}"
             row = failure(shard.root, error)
-            writer.write_table(pyarrow.table({name: [row.get(name)] for name in COLUMNS}, schema=schema))
+            table.add({name: [row.get(name)] for name in COLUMNS})
+    figures.empty = int(not figures.pictures and not figures.damaged)
     return figures
+
+
+class _Table:
+    """Writes rows to a Parquet file, many in a row group.
+
+    Args:
+        stream: Where the file goes.
+        schema: Its schema, of pyarrow.
+    """
+
+    def __init__(self, stream: BinaryIO, schema: Any) -> None:
+        import pyarrow.parquet
+
+        self._schema = schema
+        self._writer = pyarrow.parquet.ParquetWriter(stream, schema, compression="zstd")
+        self._waiting: list[Any] = []
+
+    def add(self, rows: dict[str, list[Any]]) -> None:
+        """Add rows, a list for each column."""
+        import pyarrow
+
+        self._waiting.append(pyarrow.table(rows, schema=self._schema))
+        is_many = sum(table.num_rows for table in self._waiting) >= GROUP
+        if is_many or sum(table.nbytes for table in self._waiting) >= GROUP_BYTES:
+            self._write()
+
+    def _write(self) -> None:
+        import pyarrow
+
+        if self._waiting:
+            self._writer.write_table(pyarrow.concat_tables(self._waiting), row_group_size=GROUP)
+            self._waiting = []
+
+    def __enter__(self) -> _Table:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
+        if kind is None:
+            self._write()
+        self._writer.close()
 
 
 def _schema(scorer: Scorer) -> Any:
@@ -94,7 +144,8 @@ def _schema(scorer: Scorer) -> Any:
     kinds = {"string": pyarrow.string(), "float": pyarrow.float32(), "boolean": pyarrow.bool_()}
     kinds |= {f"array<{name}>": pyarrow.list_(kind) for name, kind in kinds.items()}
     fields = [pyarrow.field(name, kinds[kind]) for name, kind in COLUMNS.items()]
-    return pyarrow.schema(fields, metadata={CLASSES: json.dumps(list(scorer.info.classes))})
+    about = {CLASSES: json.dumps(list(scorer.info.classes)), MODEL: scorer.digest, VERSION: __version__}
+    return pyarrow.schema(fields, metadata=about)
 
 
 def _chunks(pictures: Iterator[Picture]) -> Iterator[list[Picture]]:
@@ -137,6 +188,7 @@ class Piece:
         data: The bytes.
         figures: The `Figures` of the whole file, as JSON.
         problem: Why the shard could not be scored; then there is no file. Empty if it could.
+        again: Whether trying again may help.
     """
 
     shard: str
@@ -146,6 +198,7 @@ class Piece:
     data: bytes = b""
     figures: str = ""
     problem: str = ""
+    again: bool = False
 
 
 def pieces(scorer: Scorer, shard: Shard, column: str | None = None) -> Iterator[Piece]:
@@ -158,12 +211,15 @@ def pieces(scorer: Scorer, shard: Shard, column: str | None = None) -> Iterator[
         try:
             figures = json.dumps(score_shard(scorer, shard, stream, column).to_json())
         except ZooError as error:
-            yield Piece(shard.id, attempt, problem=str(error))
+            yield Piece(shard.id, attempt, problem=str(error), again=not isinstance(error, DataLayout))
             return
         except Exception as error:
             # Packages of object stores raise errors of their own, without a common base class.
             lines = str(error).strip().splitlines() or ["without a message"]
-            yield Piece(shard.id, attempt, problem=f"{shard.root!r}: {type(error).__name__}: {lines[0][:300]}")
+            problem = f"{shard.root!r}: {type(error).__name__}: {lines[0][:300]}."
+            if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+                problem += f" Temporary files are in {tempfile.gettempdir()!r}; TMPDIR names another folder."
+            yield Piece(shard.id, attempt, problem=problem, again=True)
             return
         total = stream.seek(0, os.SEEK_END)
         stream.seek(0)

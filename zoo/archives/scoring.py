@@ -5,12 +5,14 @@ The pictures go through `zoo_runtime.Predictor`, so that they are decoded as on 
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from zoo_runtime import MAX_PIXELS, NotAPicture, PictureError, PictureTooLarge, Prediction, Predictor
-from zoo_runtime.workshop import with_option_names
+from zoo_runtime.workshop import exported_in, with_option_names
 
 COLUMNS = {
     "path": "string",
@@ -47,6 +49,7 @@ class Scorer:
 
     Attributes:
         info: The metadata of the file. `info.classes` has the order of the probabilities.
+        digest: The SHA-256 of the file, in hexadecimal digits. An OpenVINO model is known by its model.xml.
 
     Raises:
         ModelError: The file cannot be used.
@@ -73,6 +76,7 @@ class Scorer:
             formats=formats,
         )
         self.info = self._predictor.info
+        self.digest = hashlib.sha256(model if isinstance(model, bytes) else _content(model)).hexdigest()
         self._coverage = coverage
         if coverage is not None:
             sets = sorted((self.info.trust or {}).get("sets", {}))
@@ -121,6 +125,11 @@ class Scorer:
             "outlier": None if answer.outlier_score is None else answer.outlier,
             "label_set": None if self._coverage is None else list(answer.labels_at(self._coverage)),
         }
+
+
+def _content(model: str | os.PathLike[str]) -> bytes:
+    path = os.fspath(model)
+    return Path(path if os.path.isfile(path) else exported_in(path)[0]).read_bytes()
 
 
 def failure(name: str, error: Exception) -> dict[str, Any]:

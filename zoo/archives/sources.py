@@ -15,7 +15,16 @@ from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from typing import Any
 
-from zoo.archives.stores import Entry, Store, is_address, store_of, without_scheme
+from zoo.archives.stores import (
+    PARQUETS,
+    TARS,
+    Entry,
+    Store,
+    holds_answers,
+    is_address,
+    store_of,
+    without_scheme,
+)
 from zoo.errors import DataNotFound, UsageError
 from zoo_runtime import SUFFIXES
 from zoo_runtime.workshop import is_picture, is_readable
@@ -23,8 +32,6 @@ from zoo_runtime.workshop import is_picture, is_readable
 SLICE = 1000
 """How many pictures of a folder are a shard, if the user does not say so."""
 
-TARS = (".tar", ".tar.gz", ".tgz")
-PARQUETS = (".parquet", ".pq")
 # Compressed in ways that zoo does not read.
 OTHER_TARS = (".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst", ".zip", ".7z", ".rar")
 
@@ -90,25 +97,51 @@ def roots_of(words: Sequence[str]) -> list[str]:
     for word in words:
         if word == "-":
             raise UsageError("--out takes folders and archives. Leave --out out to label a picture on standard input.")
-        place = word.rstrip("/") if is_address(word) else os.path.abspath(os.path.expanduser(word))
-        if word.startswith("file://"):
-            place = os.path.abspath(without_scheme(word))
+        place = _place(word)
         store = store_of(place)
         exists = not is_address(place) and os.path.lexists(place)
+        found = [place]
         if not exists and any(sign in place for sign in "*?["):
             found = store.matching(place)
             if not found:
                 raise DataNotFound(f"nothing matches {word!r}. Check the pattern.")
-            roots += found
-            continue
-        if not store.is_folder(place) and place.lower().endswith(OTHER_TARS):
-            raise UsageError(
-                f"{word!r} is an archive of a kind that zoo does not read. It reads .tar, .tar.gz and .parquet. "
-                "Unpack it, and give the folder."
-            )
-        roots.append(place)
+        for root in found:
+            _refuse_kind(root, store.is_folder(root))
+        roots += found
     _refuse_overlaps(roots)
     return roots
+
+
+def _place(word: str) -> str:
+    """Return the absolute path or the address that a word of the user stands for."""
+    if "::" in word.partition("://")[0]:
+        # It is not repeated: the part behind may hold a password.
+        raise UsageError("zoo does not take addresses in addresses, with '::'. Give the one behind it.")
+    if word.startswith("file://"):
+        return os.path.abspath(without_scheme(word))
+    if not is_address(word):
+        return os.path.abspath(os.path.expanduser(word))
+    place = word.rstrip("/")
+    # memory:// alone is the whole store.
+    return place if is_address(place) else word
+
+
+def _refuse_kind(root: str, is_folder: bool) -> None:
+    """Refuse what exists and cannot be scored.
+
+    Raises:
+        UsageError: It is an archive of another kind, a folder of answers, or a pipe or device.
+    """
+    if is_folder:
+        if not is_address(root) and holds_answers(root):
+            raise UsageError(f"{root!r} is a folder of answers, which `zoo predict --out` wrote. Give the pictures.")
+    elif root.lower().endswith(OTHER_TARS):
+        raise UsageError(
+            f"{root!r} is an archive of a kind that zoo does not read. It reads .tar, .tar.gz and .parquet. "
+            "Unpack it, and give the folder."
+        )
+    elif not is_address(root) and not os.path.isfile(root):
+        raise UsageError(f"{root!r} is neither a file nor a folder. --out cannot read it again after an interruption.")
 
 
 def _refuse_overlaps(roots: Sequence[str]) -> None:

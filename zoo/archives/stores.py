@@ -5,19 +5,29 @@ fsspec and the package of an object store are imported when an address such as s
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, BinaryIO, Protocol, cast
 from urllib.parse import urlsplit
 
+from zoo.archives.tar import read_fully
 from zoo.errors import DataNotFound, InstallationError, UsageError
 from zoo_runtime.workshop import IGNORED, is_written_by_zoo
 
 JOB = "_job.json"
 """The name of the file that makes a folder one of answers; see `zoo.archives.ledger`."""
+
+TARS = (".tar", ".tar.gz", ".tgz")
+PARQUETS = (".parquet", ".pq")
+ARCHIVES = TARS + PARQUETS
+SERVERS = ("http", "https")
+# How much of a file of a server is copied at a time, in bytes, and how deep its folders may be.
+COPIED, DEEPEST = 1 << 20, 64
 
 
 @dataclass(frozen=True)
@@ -66,7 +76,15 @@ class Store(Protocol):
         ...
 
     def open(self, path: str) -> BinaryIO:
-        """Open a file for reading.
+        """Open a file that is read from its beginning to its end. A `read` may return less than it was asked for.
+
+        Raises:
+            OSError: The file cannot be read.
+        """
+        ...
+
+    def open_anywhere(self, path: str) -> BinaryIO:
+        """Open a file that is read in any order.
 
         Raises:
             OSError: The file cannot be read.
@@ -107,28 +125,27 @@ class Disk:
             raise DataNotFound(f"{path!r} cannot be read: {error.strerror}. Check the path.") from None
 
     def walk(self, folder: str) -> Iterator[Entry]:
-        real = os.path.realpath(folder)
-        yield from self._walk(folder, {real})
-
-    def _walk(self, folder: str, seen: set[str]) -> Iterator[Entry]:
-        try:
-            with os.scandir(folder) as entries:
-                found = sorted((entry.name, entry.is_dir()) for entry in entries if not _is_ignored(entry.name))
-        except OSError as error:
-            raise DataNotFound(f"the folder {folder!r} cannot be read: {error.strerror}.") from None
-        beside = frozenset(name.lower() for name, is_folder in found if not is_folder)
-        for name, is_folder in found:
+        seen = {_identity(folder)}
+        # What is left of the folder and of those that are being entered; a recursion would have a greatest depth.
+        waiting = [_listed(folder)]
+        while waiting:
+            folder, names, beside = waiting[-1]
+            entry = next(names, None)
+            if entry is None:
+                waiting.pop()
+                continue
+            name, is_folder = entry
             path = os.path.join(folder, name)
             if not is_folder:
                 # Reading a pipe or a device might never end. A broken link becomes a row that says so.
                 if os.path.isfile(path) or not os.path.exists(path):
                     yield Entry(path, _stamp(path), beside)
-            elif not is_written_by_zoo(path) and not os.path.exists(os.path.join(path, JOB)):
-                real = os.path.realpath(path)
+            elif not is_written_by_zoo(path) and not holds_answers(path):
+                identity = _identity(path)
                 # Links are followed, but each folder is entered only once.
-                if real not in seen:
-                    seen.add(real)
-                    yield from self._walk(path, seen)
+                if identity not in seen:
+                    seen.add(identity)
+                    waiting.append(_listed(path))
 
     def matching(self, pattern: str) -> list[str]:
         import glob
@@ -140,6 +157,49 @@ class Disk:
 
     def open(self, path: str) -> BinaryIO:
         return open(path, "rb")
+
+    def open_anywhere(self, path: str) -> BinaryIO:
+        return open(path, "rb")
+
+
+def holds_answers(folder: str) -> bool:
+    """Return whether a folder of this machine is one of answers."""
+    return os.path.exists(os.path.join(folder, JOB))
+
+
+def _listed(folder: str) -> tuple[str, Iterator[tuple[str, bool]], frozenset[str]]:
+    """Return a folder, what it holds (name, whether it is a folder), and the names of its files in lower case.
+
+    Raises:
+        DataNotFound: The folder cannot be read.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            found = sorted((entry.name, _is_dir(entry)) for entry in entries if not _is_ignored(entry.name))
+    except OSError as error:
+        raise DataNotFound(
+            f"the folder {folder!r} cannot be read: {error.strerror}. Allow it, or give the folders beside it one by "
+            "one."
+        ) from None
+    return folder, iter(found), frozenset(name.lower() for name, is_folder in found if not is_folder)
+
+
+def _identity(folder: str) -> object:
+    """Return what is the same for a folder and for links to it."""
+    try:
+        status = os.stat(folder)
+    except OSError:
+        return folder
+    # Some network drives number nothing.
+    return (status.st_dev, status.st_ino) if status.st_ino else os.path.realpath(folder)
+
+
+def _is_dir(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        # A link that leads to itself, for example.
+        return False
 
 
 def _stamp(path: str) -> str:
@@ -163,9 +223,10 @@ class Remote:
 
     def __init__(self, address: str) -> None:
         parts = urlsplit(address)
-        if parts.password is not None:
+        self._is_server = parts.scheme in SERVERS
+        if secret := _secret(address):
             raise UsageError(
-                f"the address of {parts.hostname} holds a password, which would stand in every row. Give it to "
+                f"the address of {parts.hostname} holds {secret}, which would stand in every row. Give it to "
                 f"{parts.scheme}:// in the way of its package, as environment variables or a file."
             )
         self._fs = _file_system(parts.scheme)
@@ -173,6 +234,9 @@ class Remote:
 
     def is_folder(self, path: str) -> bool:
         try:
+            # A server cannot say what is a folder: fsspec reads the whole file, and looks for links in it.
+            if self._is_server and path.lower().endswith(ARCHIVES) and self._fs.isfile(path):
+                return False
             if self._fs.isdir(path):
                 return True
             if self._fs.isfile(path):
@@ -182,14 +246,15 @@ class Remote:
         raise DataNotFound(f"there is nothing at {path!r}. Check the address.")
 
     def walk(self, folder: str) -> Iterator[Entry]:
+        yield from self._walk(folder, 1)
+
+    def _walk(self, folder: str, depth: int) -> Iterator[Entry]:
+        if depth > DEEPEST:
+            raise DataNotFound(
+                f"{folder!r} is more than {DEEPEST} folders deep. Links of the server may go in circles."
+            )
         own = self._fs._strip_protocol(folder).rstrip("/")
-        try:
-            found = sorted(self._fs.ls(folder, detail=True, refresh=True), key=lambda each: str(each["name"]))
-        except TypeError:
-            # Few file systems know `refresh`.
-            found = sorted(self._fs.ls(folder, detail=True), key=lambda each: str(each["name"]))
-        except Exception as error:
-            raise DataNotFound(f"{folder!r} cannot be listed: {_text(error)}.") from None
+        found = self._listed(folder)
         # The descriptions take much memory, so that only what is needed is kept.
         listed = [(str(each["name"]).rstrip("/"), each["type"] == "directory", _remote_stamp(each)) for each in found]
         del found
@@ -200,10 +265,24 @@ class Remote:
             # An object store may list the folder itself, as an empty object.
             if name == own or _is_ignored(name.rpartition("/")[2]):
                 continue
+            # These are other views of the page, or addresses with keys.
+            if self._is_server and "?" in name:
+                continue
             if is_folder:
-                yield from self.walk(self._unstrip(name))
+                yield from self._walk(self._unstrip(name), depth + 1)
             else:
                 yield Entry(self._unstrip(name), stamp)
+
+    def _listed(self, folder: str) -> list[dict[str, Any]]:
+        try:
+            try:
+                found = self._fs.ls(folder, detail=True, refresh=True)
+            except TypeError:
+                # Few file systems know `refresh`.
+                found = self._fs.ls(folder, detail=True)
+        except Exception as error:
+            raise DataNotFound(f"{folder!r} cannot be listed: {_text(error)}.") from None
+        return sorted(found, key=lambda each: str(each["name"]))
 
     def matching(self, pattern: str) -> list[str]:
         try:
@@ -218,7 +297,35 @@ class Remote:
             raise DataNotFound(f"{path!r} cannot be read: {_text(error)}.") from None
 
     def open(self, path: str) -> BinaryIO:
-        return cast(BinaryIO, self._fs.open(path, "rb"))
+        # Without blocks, a server answers with the file as a whole; not every server can give a piece of one. With any
+        # size, fsspec does not ask for it first, whose failure it would report as a file that does not exist.
+        whole = {"block_size": 0, "size": 1} if self._is_server else {}
+        return cast(BinaryIO, self._fs.open(path, "rb", **whole))
+
+    def open_anywhere(self, path: str) -> BinaryIO:
+        if not self._is_server:
+            return self.open(path)
+        with contextlib.ExitStack() as stack:
+            copy = stack.enter_context(tempfile.TemporaryFile())
+            with self.open(path) as stream:
+                while piece := read_fully(stream, COPIED):
+                    copy.write(piece)
+            copy.seek(0)
+            stack.pop_all()
+        return cast(BinaryIO, copy)
+
+
+def _secret(address: str) -> str:
+    """Return what an address holds that others must not read. Empty if there is nothing."""
+    parts = urlsplit(address)
+    if parts.password is not None:
+        return "a password"
+    if parts.scheme not in SERVERS:
+        return ""
+    # Some servers take a token in place of the user, and signed addresses hold a key after the question mark.
+    if parts.username is not None:
+        return "the name of a user or a token"
+    return "a question mark and what may be a key" if "?" in address else ""
 
 
 def _file_system(scheme: str) -> Any:

@@ -32,6 +32,16 @@ _LINKS = (tarfile.LNKTYPE, tarfile.SYMTYPE)
 _OF_NAMES = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE)
 # These have no content, whatever size their header says.
 _EMPTY = (*_LINKS, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE)
+# How files begin that are compressed in ways that zoo does not read.
+_OTHERS = {
+    b"BZh": "bzip2",
+    b"\xfd7zXZ\0": "xz",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"PK\x03\x04": "zip",
+    b"7z\xbc\xaf": "7-zip",
+}
+# Where a header of GNU's sparse files, and a block after it, says whether another block follows.
+_MORE, _MORE_AGAIN = 482, 504
 
 
 class Member(NamedTuple):
@@ -71,7 +81,7 @@ def members(stream: BinaryIO, wanted: Wanted) -> Iterator[Member]:
         if end:
             # A lone block of zeros ends an archive too, as GNU tar has it.
             return
-        header = _header(block)
+        header = _header(block, first=source.taken == len(block))
         if header.type in _OF_NAMES:
             content = source.small(header.size)
             if header.type == tarfile.GNUTYPE_LONGNAME:
@@ -79,14 +89,14 @@ def members(stream: BinaryIO, wanted: Wanted) -> Iterator[Member]:
             elif header.type != tarfile.GNUTYPE_LONGLINK:
                 pax = _pax(content)
             continue
-        name = pax.get("path") or long_name or header.name
+        name = pax.get("GNU.sparse.name") or pax.get("path") or long_name or header.name
         size = _size(pax.get("size"), header.size)
         sparse = header.type == tarfile.GNUTYPE_SPARSE or any(key.startswith("GNU.sparse") for key in pax)
         long_name, pax = "", {}
         if header.type == tarfile.GNUTYPE_SPARSE:
-            # Its header goes on in blocks of its own, and nobody stores pictures so.
-            raise DamagedArchive(f"{name!r} is stored as a sparse file, which zoo does not read.")
-        is_file = header.type in _REGULAR and not (header.type == tarfile.AREGTYPE and name.endswith("/"))
+            source.skip_map(block)
+        is_old_folder = header.type == tarfile.AREGTYPE and name.endswith("/")
+        is_file = header.type in (*_REGULAR, tarfile.GNUTYPE_SPARSE) and not is_old_folder
         if header.type in _LINKS and wanted(name):
             yield Member(name, None, "is a link to another file of the archive, and holds no picture itself.")
         if header.type in _EMPTY:
@@ -112,12 +122,17 @@ class Wanted:
         return True
 
 
-def _header(block: bytes) -> tarfile.TarInfo:
-    if len(block) < BLOCK:
-        raise DamagedArchive("it ends in the middle of a header, so it was cut off.")
+def _header(block: bytes, first: bool) -> tarfile.TarInfo:
     try:
         header = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
     except (tarfile.HeaderError, ValueError) as error:
+        for beginning, program in _OTHERS.items():
+            if first and block.startswith(beginning):
+                raise DamagedArchive(
+                    f"it is packed by {program}, and zoo reads tar files that are packed by gzip or not at all."
+                ) from None
+        if len(block) < BLOCK:
+            raise DamagedArchive("it ends in the middle of a header, so it was cut off.") from None
         raise DamagedArchive(f"a header is damaged ({error}).") from None
     if header.size < 0:
         raise DamagedArchive("a header announces a size below zero.")
@@ -153,13 +168,13 @@ class _Source:
     """Reads the bytes of an archive forward, and unpacks them if they are compressed."""
 
     def __init__(self, stream: BinaryIO) -> None:
-        first = stream.read(2)
+        first = read_fully(stream, 2)
         self._packed = _Counted(stream, first)
         self._is_packed = first == b"\x1f\x8b"
         self._stream: BinaryIO = (
             gzip.GzipFile(fileobj=self._packed, mode="rb") if self._is_packed else self._packed  # type: ignore[assignment]
         )
-        self._unpacked = 0
+        self.taken = 0
 
     def take(self, size: int) -> bytes:
         """Read up to `size` bytes; fewer only at the end of the archive."""
@@ -173,8 +188,8 @@ class _Source:
                 break
             pieces.append(piece)
             size -= len(piece)
-            self._unpacked += len(piece)
-            if self._is_packed and self._unpacked > _FREE and self._unpacked > _RATIO * self._packed.count:
+            self.taken += len(piece)
+            if self._is_packed and self.taken > _FREE and self.taken > _RATIO * self._packed.count:
                 raise DamagedArchive(f"it grows to more than {_RATIO} times its size, as no archive of pictures does.")
         return b"".join(pieces)
 
@@ -206,6 +221,24 @@ class _Source:
     def skip_padding(self, size: int) -> None:
         self.take(-size % BLOCK)
 
+    def skip_map(self, header: bytes) -> None:
+        """Read over the blocks after the header of a sparse file that say where its holes are."""
+        more = header[_MORE]
+        while more:
+            block = self.take(BLOCK)
+            if len(block) < BLOCK:
+                raise DamagedArchive("it ends in the middle of a header, so it was cut off.")
+            more = block[_MORE_AGAIN]
+
+
+def read_fully(stream: BinaryIO, size: int) -> bytes:
+    """Read `size` bytes, or fewer at the end. Streams of servers return less at a time."""
+    pieces = []
+    while size and (piece := stream.read(size)):
+        pieces.append(piece)
+        size -= len(piece)
+    return b"".join(pieces)
+
 
 class _Counted(io.RawIOBase):
     """Reads a stream whose first bytes were read before, and counts the bytes."""
@@ -221,6 +254,6 @@ class _Counted(io.RawIOBase):
         if self._first:
             piece, self._first = self._first[:size], self._first[size:]
             return piece
-        piece = self._stream.read(size)
+        piece = read_fully(self._stream, size) if size >= 0 else self._stream.read()
         self.count += len(piece)
         return piece

@@ -103,8 +103,12 @@ def score(model: Path, paths: tuple[str, ...], values: dict[str, Any], printed: 
         raise click.UsageError(str(error)) from None
     for name, problem in list(scored.failed.items())[:LOST]:
         reporter.warn(f"{name} is not scored: {problem}")
+    if len(scored.failed) > LOST:
+        reporter.warn(f"{len(scored.failed) - LOST:,} more parts are not scored.")
     if scored.total.damage:
-        reporter.warn(scored.total.damage)
+        others = counted(scored.total.damaged - 1, "more archive")
+        more = f" {others} {'is' if scored.total.damaged == 2 else 'are'} damaged." if scored.total.damaged > 1 else ""
+        reporter.warn(f"{scored.total.damage}{more}")
     click.echo(_summary(scored, requested.out))
     return 1 if scored.failed or scored.total.errors or scored.total.damage else 0
 
@@ -121,6 +125,8 @@ def _summary(scored: Scored, out: Path) -> str:
     counts += [f"unknown {total.unknown:,}"] if total.unknown else []
     if counts:
         lines.append(f"Labels     {', '.join(counts)}")
+    if total.empty:
+        lines.append(f"Empty      {counted(total.empty, 'archive')} without a picture")
     if scored.passed_over:
         lines.append(f"Left out   {scored.passed_over}")
     if scored.now and scored.seconds:

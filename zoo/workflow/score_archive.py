@@ -1,29 +1,30 @@
 """Scores an archive of pictures into a folder of Parquet files: finds the shards, runs an engine, keeps what is done.
 
 A shard that is finished has a marker, so that the same command goes on where an earlier one was stopped. A shard that
-fails because a machine or a network is lost is tried again, and counts as failed only after `ATTEMPTS`.
+fails because a machine or a network is lost is tried again after all others.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Protocol
 
 from zoo.archives.in_process import InProcess
-from zoo.archives.ledger import Job, Ledger, digest_of
+from zoo.archives.ledger import Job, Ledger
 from zoo.archives.parts import Figures, Piece
 from zoo.archives.scoring import Scorer
 from zoo.archives.sources import SLICE, PassedOver, Shard, roots_of, shards_of
 from zoo.errors import DataNotFound, InstallationError, UsageError
-from zoo.reporter import Reporter
+from zoo.reporter import Reporter, counted
 
-ATTEMPTS = 3
+# How long to wait before what failed is tried again, in seconds: a server may start again meanwhile.
+PAUSES = (5.0, 30.0)
 # Where no bar is drawn, a line says so often how far the work is, in seconds.
 LINE_SECONDS = 30
 
@@ -121,28 +122,27 @@ def score_archive(model: Path, requested: ScoreConfig, reporter: Reporter) -> Sc
     """
     _need_pyarrow()
     options = {key: getattr(requested, key) for key in ("max_pixels", "formats", "coverage")}
-    content = _content(model)
     # With Ray, this one only checks the file and the options.
     threads = 1 if requested.ray else requested.threads
     scorer = Scorer(model, threads=threads, providers=requested.providers, **options)
     roots = roots_of(requested.sources)
     ledger = Ledger(Path(os.path.abspath(requested.out)))
     kept = {**options, "column": requested.column, "slice": requested.slice}
-    job = Job(digest_of(content), scorer.info.classes, roots, kept)
+    job = Job(scorer.digest, scorer.info.classes, roots, kept)
     with ledger.held(job):
-        finished = ledger.finished()
-        if finished:
-            _refuse_changes(finished, shards_of(roots, requested.slice), roots)
+        if ledger.finished:
+            _refuse_changes(ledger.finished, shards_of(roots, requested.slice), roots)
         passed_over = PassedOver()
         engine: Engine = InProcess(scorer, requested.column)
         if requested.ray:
             from zoo.archives.on_ray import OnRay
 
+            content = _content(model)
             options["threads"] = requested.threads or 1
             engine = OnRay(content, options, requested.column, requested.address, requested.workers)
         waiting = (shard for shard in shards_of(roots, requested.slice, passed_over) if not ledger.has(shard.id))
         scored = _run(waiting, engine, ledger, reporter)
-        scored.total, scored.parts = ledger.totals(), len(ledger.finished())
+        scored.total, scored.parts = ledger.total, len(ledger.finished)
         scored.passed_over = str(passed_over)
     if not scored.parts and not scored.failed:
         others = f" Passed over: {passed_over}." if passed_over.endings else ""
@@ -164,12 +164,12 @@ def _content(model: Path) -> bytes:
     """Return the bytes of an exported file, which are all that a worker gets."""
     if model.suffix.lower() == ".xml":
         raise UsageError(
-            f"{str(model)!r} is an OpenVINO model, which consists of two files. --out takes model.onnx or model.tflite."
+            f"{str(model)!r} is an OpenVINO model, which consists of two files. --ray takes model.onnx or model.tflite."
         )
     return model.read_bytes()
 
 
-def _refuse_changes(finished: dict[str, str], shards: Iterator[Shard], roots: Sequence[str]) -> None:
+def _refuse_changes(finished: Mapping[str, str], shards: Iterator[Shard], roots: Sequence[str]) -> None:
     """Compare what is finished with what is there now.
 
     Raises:
@@ -197,13 +197,21 @@ def _run(waiting: Iterator[Shard], engine: Engine, ledger: Ledger, reporter: Rep
     first = next(waiting, None)
     if first is None:
         return scored
-    waiting = _chained(first, waiting)
+    waiting = chain([first], waiting)
     with engine, reporter.progress("pictures") as progress:
         scored.workers = engine.workers
         meter = _Meter(scored, progress, reporter)
         try:
-            while window := list(islice(waiting, engine.window())):
-                _run_window({shard.id: shard for shard in window}, engine, ledger, meter)
+            for pause in (*PAUSES, None):
+                failed = _run_once(waiting, engine, ledger, meter)
+                if not failed or pause is None:
+                    break
+                reporter.say(
+                    f"  {counted(len(failed), 'part')} failed: {scored.failed[failed[0].name]}\n"
+                    f"  {'They are' if len(failed) > 1 else 'It is'} tried again in {pause:.0f} s."
+                )
+                time.sleep(pause)
+                waiting = iter(failed)
         except KeyboardInterrupt:
             reporter.warn(
                 f"stopped after {scored.now:,} pictures of this command. Nothing that is done is lost: the same "
@@ -214,30 +222,31 @@ def _run(waiting: Iterator[Shard], engine: Engine, ledger: Ledger, reporter: Rep
     return scored
 
 
-def _chained(first: Shard, others: Iterator[Shard]) -> Iterator[Shard]:
-    yield first
-    yield from others
-
-
-def _run_window(pending: dict[str, Shard], engine: Engine, ledger: Ledger, meter: _Meter) -> None:
-    problems: dict[str, str] = {}
-    for _ in range(ATTEMPTS):
-        for piece in engine.run(list(pending.values())):
+def _run_once(waiting: Iterator[Shard], engine: Engine, ledger: Ledger, meter: _Meter) -> list[Shard]:
+    """Run all shards that wait, some at a time. Return those that failed and may be tried again."""
+    failed: list[Shard] = []
+    while window := list(islice(waiting, engine.window())):
+        pending = {shard.id: shard for shard in window}
+        final: set[str] = set()
+        problems: dict[str, str] = {}
+        for piece in engine.run(window):
             shard = pending.get(piece.shard)
             if shard is None:
                 continue
             if piece.problem:
                 problems[shard.id] = piece.problem
+                if not piece.again:
+                    final.add(shard.id)
                 continue
             figures = ledger.receive(piece, shard)
             if figures is not None:
                 del pending[shard.id]
+                meter.scored.failed.pop(shard.name, None)
                 meter.add(figures)
-        if not pending:
-            return
-    for shard in pending.values():
         lost = engine.problem or "its worker was lost each time. The memory may be full, or a picture ends the process"
-        meter.scored.failed[shard.name] = problems.get(shard.id, lost)
+        meter.scored.failed |= {shard.name: problems.get(shard.id, lost) for shard in pending.values()}
+        failed += [shard for shard in pending.values() if shard.id not in final]
+    return failed
 
 
 class _Meter:
