@@ -223,7 +223,7 @@ def sweep(
     if as_json:
         click.echo(json.dumps(found.to_json()))
     else:
-        _show(found)
+        _show(found, requested.budget or 0.0)
     return 1 if found.problem else 0
 
 
@@ -277,7 +277,7 @@ def _note(row: Row) -> str:
     return {**notes, "unfinished": "unfinished", "waiting": "not begun"}.get(row.state, row.state)
 
 
-def _show(found: SweepResult) -> None:
+def _show(found: SweepResult, budget: float) -> None:
     """Print the leaderboard and the winner."""
     from zoo.evaluate.metrics import accuracy_text
 
@@ -314,7 +314,9 @@ def _show(found: SweepResult) -> None:
     click.echo(f"Page       {found.output / 'leaderboard.html'}")
     click.echo(f"Table      {found.output / 'leaderboard.csv'}")
     if found.stopped:
-        click.echo(f"Go on      {found.command} --budget TIME   (more than {duration(found.seconds)} in all)")
+        click.echo(
+            f"Go on      {found.command} --budget TIME   (more than {duration(max(found.seconds, budget))} in all)"
+        )
     click.echo(f"Took       {duration(found.seconds)}")
 
 

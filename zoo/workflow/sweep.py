@@ -40,6 +40,8 @@ FORMAT = 1
 # What a training on all pictures and the export take at least, in seconds.
 FINISHING = 30.0
 DEFAULT_SCHEDULES = ("auto", "fine-tune")
+# How messages call what sweep.json holds, where "--" and its name are not the option.
+SPOKEN = {"words": "the rest of the command", "folds": "--cv"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,6 +197,11 @@ def sweep(
     """
     from zoo.data import sources
 
+    if ray is not None:
+        from zoo.workflow import sweep_ray
+
+        # Before the folder of the sweep exists: a command that cannot work must leave nothing behind.
+        sweep_ray.check_installed()
     files.check_writable(requested.output, "--output FOLDER")
     with _only_here(requested.output):
         pairs, used = _begin(requested, registry)
@@ -207,8 +214,6 @@ def sweep(
         try:
             with contextlib.ExitStack() as stack:
                 if ray is not None:
-                    from zoo.workflow import sweep_ray
-
                     cluster = stack.enter_context(sweep_ray.Cluster(**ray))
                     _judge(work, cluster.heads, cluster.ladder)
                 else:
@@ -264,8 +269,11 @@ def _begin(requested: SweepConfig, registry: Registry) -> tuple[list[tuple[str, 
             raise RunError(f"{str(path)!r} is damaged: {error}. Choose another folder with --output.") from None
         changed = [name for name in asked if before.get(name) != asked[name]]
         if changed:
+            if "words" in changed and "folds" in changed:
+                changed.remove("folds")  # The words have it as --cv.
             changes = "; ".join(
-                f"{name} was {_shown(before.get(name))} and is {_shown(asked[name])}" for name in changed
+                f"{SPOKEN.get(name, '--' + name)} was {_shown(before.get(name))} and is {_shown(asked[name])}"
+                for name in changed
             )
             raise UsageError(
                 f"{str(requested.output)!r} has a sweep with other settings: {changes}. Name another folder with "
@@ -284,7 +292,10 @@ def _begin(requested: SweepConfig, registry: Registry) -> tuple[list[tuple[str, 
 
 
 def _shown(value: Any) -> str:
-    return " ".join(map(str, value)) or "not given" if isinstance(value, list) else str(value)
+    if not isinstance(value, list):
+        return "not given" if value is None else str(value)
+    sizes = ["x".join(map(str, item)) if isinstance(item, list) else item for item in value]
+    return " ".join(str(item) for item in sizes if item is not None) or "not given"
 
 
 def _networks(requested: SweepConfig, registry: Registry) -> list[str]:
