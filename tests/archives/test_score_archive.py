@@ -171,7 +171,7 @@ def test_answers_of_other_files_options_or_pictures_are_not_mixed_up(zoo, model,
         ((changed, folder, *command), "of another exported file"),
         ((model, folder, "--out", out), "slice was 8, and is 1000"),
         ((model, folder, *command, "--max-pixels", "1M"), "max_pixels was None, and is 1000000"),
-        ((model, folder / "sub", *command), "no longer in"),
+        ((model, folder / "sub", *command), "these answers belong to another source"),
     ]:
         ran = zoo("predict", *arguments)
         assert ran.code == 2 and message in ran.err
@@ -192,7 +192,7 @@ def test_new_archives_are_added_and_lost_ones_are_not_forgotten(zoo, model, fold
     assert len(answers(out)) == 48
     first.unlink()
     ran = zoo("predict", model, archives, "--out", out)
-    assert ran.code == 2 and "1 of 2 scored parts are no longer in" in ran.err
+    assert ran.code == 2 and "1 of 2 scored parts are not in" in ran.err
 
 
 @pytest.mark.parametrize("compressed", [False, True])
@@ -286,6 +286,9 @@ def test_missing_packages_are_named(zoo, model, folder, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     ran = zoo("predict", model, folder, "--out", tmp_path / "out2")
     assert ran.code == 1 and "pip install 'finezoo[tables]'" in ran.err
+    # The extra that brings both, not one after the other.
+    ran = zoo("predict", model, folder, "--out", tmp_path / "out2", "--ray")
+    assert ran.code == 1 and "pip install 'finezoo[ray]'" in ran.err and "finezoo[tables]" not in ran.err
 
 
 def test_a_machine_that_does_not_see_the_pictures_says_so(model, tmp_path):
@@ -331,6 +334,13 @@ def test_an_empty_source_says_what_is_in_it(zoo, model, tmp_path):
     (tmp_path / "photos" / "a.txt").write_text("x")
     ran = zoo("predict", model, tmp_path / "photos", "--out", tmp_path / "out")
     assert ran.code == 1 and "no picture was found" in ran.err and "1 .txt" in ran.err
+
+
+def test_a_command_that_found_nothing_does_not_bind_the_next_one(zoo, model, folder, tmp_path):
+    assert zoo("predict", model, tmp_path / "nowhere", "--out", tmp_path / "out").code == 1
+    assert zoo("predict", model, folder, "--out", tmp_path / "out", "--max-pixels", "1M").code in (0, 1)
+    ran = zoo("predict", model, folder, "--out", tmp_path / "out")
+    assert ran.code == 2 and "max_pixels was 1000000, and is None" in ran.err
 
 
 def test_folders_of_answers_are_no_source(zoo, model, folder, tmp_path, answers):

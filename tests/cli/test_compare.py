@@ -31,6 +31,10 @@ def test_networks_at_hand_are_compared_and_one_is_named(zoo, networks, photos, t
     again = zoo("compare", "--data", photos, "--seed", 3, "--max-mb", 0.1, "--output", "other", "--json")
     result = json.loads(again.out)
     assert (result["take"], result["best"], result["fine_tune"]) == ("conv4", "conv4", ["conv4"])
+    limited = zoo("compare", "--data", photos, "--seed", 3, "--max-mb", 0.1, "--output", "other")
+    assert "Take       conv4: the most accurate one within the limits, and" in limited.out
+    noted = {row["network"]: row["too"] for row in csv.DictReader((tmp_path / "other" / "networks.csv").open())}
+    assert noted == {"conv4": "", "conv64": "large"}
     shown = {row["name"]: row for row in result["networks"]}
     assert shown["conv64"]["too"] == ["large"] and not shown["conv4"]["too"]
     assert all(f"{row['accuracy']}" == figures[name]["accuracy"] for name, row in shown.items())

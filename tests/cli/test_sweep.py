@@ -151,6 +151,19 @@ def test_ray_that_is_missing_is_named(zoo, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     ran = zoo("sweep", "--ray", "--networks", "mobilenetv2")
     assert ran.code == 1 and "pip install 'finezoo[ray]'" in ran.err
+    # Nothing is left that would refuse the next command.
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_settings_are_named_as_typed(zoo, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ("sweep", "--weights", "none", "--networks", "mnist_convnet", "--schedules", "scratch", "--budget", "1s")
+    assert zoo(*words).code == 1
+    ran = zoo(*words, "--sizes", "24,24x32", "--cv", 4)
+    assert (
+        ran.code == 2
+        and "--sizes was not given and is 24x24 24x32; the rest of the command was not given and is --cv 4." in ran.err
+    )
 
 
 def test_a_second_process_is_kept_away(zoo, tmp_path, monkeypatch):

@@ -125,6 +125,9 @@ class Ledger:
             raise UsageError(
                 f"{str(self.folder / JOB)!r} cannot be read: {error}. Give a new folder: --out DIR."
             ) from None
+        if not any((self.folder / DONE).glob("*.json")) and not any(self.folder.glob("part-*.parquet")):
+            # A command that found no picture has left the folder. It must not bind the next one.
+            return
         wanted = job.to_json()
         words = {
             "model": "of another exported file",

@@ -33,7 +33,7 @@ COLUMNS = (
 )
 FIELDS = (
     *("network", "weights", "accuracy", "accuracy_low", "accuracy_high", "pictures", "loss", "milliseconds", "bytes"),
-    *("height", "width", "seconds", "behind", "behind_error", "take", "fine_tune", "problem"),
+    *("height", "width", "seconds", "behind", "behind_error", "take", "fine_tune", "too", "problem"),
 )
 
 
@@ -179,12 +179,13 @@ def _why(found: Comparison) -> str:
     choice = found.choice
     if choice is None:
         return ""
+    within = " within the limits" if any(row.too for row in found.tried) else ""
     if choice.take == choice.best:
-        return "the most accurate one, and no faster one is as good"
+        return f"the most accurate one{within}, and no faster one is as good"
     gap, error = choice.behind[choice.take]
     return (
-        f"the fastest of those that are as good as {choice.best}, the most accurate one (behind by {100 * gap:.1f} "
-        f"percentage points, with a standard error of {100 * error:.1f})"
+        f"the fastest of those that are as good as {choice.best}, the most accurate one{within} (behind by "
+        f"{100 * gap:.1f} percentage points, with a standard error of {100 * error:.1f})"
     )
 
 
@@ -204,7 +205,9 @@ def _write_table(found: Comparison, path: Path) -> None:
                     **{key: row.get(key) for key in FIELDS if key in row},
                     **{"network": row["name"], "accuracy_low": low, "accuracy_high": high},
                     **{"height": height, "width": width, "take": int(row["name"] == chosen["take"])},
+                    "fine_tune": int(row["name"] in chosen["fine_tune"]),
+                    "too": " and ".join(row["too"]),
                     # The text of an error may come from anywhere, and spreadsheets open this file.
-                    **{"fine_tune": int(row["name"] in chosen["fine_tune"]), "problem": as_text(row["problem"])},
+                    "problem": as_text(row["problem"]),
                 }
             )

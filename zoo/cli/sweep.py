@@ -227,7 +227,7 @@ def sweep(
     if as_json:
         click.echo(json.dumps(found.to_json()))
     else:
-        _show(found)
+        _show(found, requested.budget or 0.0)
     return 1 if found.problem else 0
 
 
@@ -259,8 +259,9 @@ def _environment() -> dict[str, str]:
 
     A worker of Ray on another machine has that of the command that started Ray there.
     """
-    names = [name for name in os.environ if name.startswith("ZOO_") or name in ("KERAS_BACKEND", "KERAS_HOME")]
-    found = {name: os.environ[name] for name in names}
+    # Passwords and tokens stay here: a trial needs none.
+    names = ("ZOO_CACHE", "ZOO_WEIGHTS_DIR", "ZOO_OFFLINE", "ZOO_PLUGINS", "ZOO_STRICT_PLUGINS")
+    found = {name: os.environ[name] for name in (*names, "KERAS_BACKEND", "KERAS_HOME") if name in os.environ}
     return {**found, "ZOO_PLUGINS": ""} if without_plugins() else found
 
 
@@ -291,7 +292,7 @@ def _note(row: Row) -> str:
     return {**notes, "unfinished": "unfinished", "waiting": "not begun"}.get(row.state, row.state)
 
 
-def _show(found: SweepResult) -> None:
+def _show(found: SweepResult, budget: float) -> None:
     """Print the leaderboard and the winner."""
     from zoo.evaluate.metrics import accuracy_text
 
@@ -328,7 +329,9 @@ def _show(found: SweepResult) -> None:
     click.echo(f"Page       {found.output / 'leaderboard.html'}")
     click.echo(f"Table      {found.output / 'leaderboard.csv'}")
     if found.stopped:
-        click.echo(f"Go on      {found.command} --budget TIME   (more than {duration(found.seconds)} in all)")
+        click.echo(
+            f"Go on      {found.command} --budget TIME   (more than {duration(max(found.seconds, budget))} in all)"
+        )
     click.echo(f"Took       {duration(found.seconds)}")
 
 

@@ -23,12 +23,14 @@ def check() -> None:
         InstallationError: It will not, or JAX is not installed.
     """
     wanted = os.environ.get("KERAS_BACKEND") or "tensorflow"
+    missing = importlib.util.find_spec("jax") is None
     if wanted != "jax":
+        first = "Install JAX with `pip install jax`, and set" if missing else "Set"
         raise InstallationError(
-            f"--processes trains on JAX, and the Keras backend here is {wanted!r}. Set the environment variable "
+            f"--processes trains on JAX, and the Keras backend here is {wanted!r}. {first} the environment variable "
             "KERAS_BACKEND=jax in all processes: KERAS_BACKEND=jax zoo finetune ..."
         )
-    if importlib.util.find_spec("jax") is None:
+    if missing:
         raise InstallationError("--processes trains on JAX, which is not installed. Install it: pip install jax")
 
 

@@ -54,7 +54,7 @@ def draw(points: Sequence[Point], path: Path, title: str) -> None:
     # pyplot would keep every figure in memory and look for a screen.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
-    from matplotlib.ticker import FuncFormatter, NullFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     drawn = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
     FigureCanvasAgg(drawn)
@@ -86,10 +86,10 @@ def draw(points: Sequence[Point], path: Path, title: str) -> None:
             )
             lettering.set_font(text)
     axes.set_xscale("log")
-    plain = FuncFormatter(lambda value, _: f"{value:g}")
-    axes.xaxis.set_major_formatter(plain)
-    times = [point.milliseconds for point in points]
-    axes.xaxis.set_minor_formatter(plain if max(times) < 10 * min(times) else NullFormatter())
+    # Powers of ten alone would leave one number on most of these axes.
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.margins(x=0.15)
     axes.set_xlabel("milliseconds for a picture, on this computer")
     axes.set_ylabel("accuracy on held-out pictures")

@@ -454,7 +454,9 @@ class _Trainer:
             self._reporter.say(line)
         last = "" if self._keep_best else ", the last epoch"
         validated = f": validation loss {best.loss:.4f}" if len(self._data.val) else ""
-        self._reporter.say(f"Kept epoch {best.epoch + self._config.epochs_before}{last}{validated}")
+        before = self._config.epochs_before
+        counted = ". The solved head counts as epoch 1" if before else ""
+        self._reporter.say(f"Kept epoch {best.epoch + before}{last}{validated}{counted}")
         records = self._records
         return TrainResult(
             records.history, records.phases, best.epoch, records.warnings, stats.to_json(), records.val_logits

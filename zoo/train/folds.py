@@ -75,3 +75,12 @@ def strata_of(targets: npt.NDArray[np.float32]) -> list[int]:
         int(min(np.flatnonzero(row), key=lambda label: (counts[label], label), default=len(counts)))
         for row in targets > 0.5
     ]
+
+
+def held_out_in(folds: int) -> str:
+    """Say how pictures were held out: "each held out in one of 5 folds", or "held out in one fold".
+
+    Args:
+        folds: How many folds were held out, at least 1.
+    """
+    return f"each held out in one of {folds} folds" if folds > 1 else "held out in one fold"

@@ -18,10 +18,11 @@ from zoo.data.dataset import Dataset
 from zoo.errors import ConversionFailed, ConverterMissing, TrainingError
 from zoo.files import atomic_write
 from zoo.plugin.registry import Registry
-from zoo.reporter import Reporter, counted
+from zoo.reporter import Reporter
 from zoo.runs import OUT_OF_FOLD
 from zoo.train import evidence, linear_head
 from zoo.train.evidence import ChosenHead, Evidence, Trials
+from zoo.train.folds import held_out_in
 from zoo.train.frozen.backbone import PooledBackbone
 from zoo.train.frozen.pooled import pooled_features
 from zoo.train.frozen.stats import CacheStats
@@ -270,8 +271,7 @@ def _solve_head(
     }
     tested = "no picture could be held out"
     if held_out:
-        folds = counted(fit.folds, "fold")
-        tested = f"loss {loss:.4f}, accuracy {accuracy:.4f} on {held_out} pictures, each held out in one of {folds}"
+        tested = f"loss {loss:.4f}, accuracy {accuracy:.4f} on {held_out} pictures, {held_out_in(fit.folds)}"
     reads = f"the features of {chosen.head.stages} stages" if chosen.head.stages > 1 else "the features of the top"
     reporter.say(f"Head: solved on {reads} in {time.perf_counter() - started:.1f} s; {tested}")
     return chosen, row, {**phase.to_json(), **_solution(chosen, loss), "seconds": seconds}

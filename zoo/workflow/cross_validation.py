@@ -18,7 +18,7 @@ from zoo.plugin.registry import Registry
 from zoo.reporter import Reporter
 from zoo.train import engine, progress
 from zoo.train.evidence import by_epoch, fold_result, quiet, right
-from zoo.train.folds import folds_of
+from zoo.train.folds import folds_of, held_out_in
 from zoo.train.inputs import TrainingData, class_weights
 from zoo.train.safe_points import SafePoints, TrainingPoints
 from zoo.workflow.judging import Judging, stop
@@ -61,7 +61,7 @@ def train(
     if logits is not None:
         held_out = np.isfinite(logits).all(axis=1)
         correct = right(logits[held_out], data.targets[data.train][held_out], data.task)
-        folds = f"{held_out.sum()} pictures, each held out in one of {len(histories)} folds"
+        folds = f"{held_out.sum()} pictures, {held_out_in(len(histories))}"
         text = f"accuracy {correct.mean():.4f} on {folds}"
         run.write_out_of_fold([dataset.pixels.digests[i] for i in data.train[held_out]], logits[held_out])
     reporter.say(f"Cross-validation: {text}")

@@ -120,7 +120,7 @@ def score_archive(model: Path, requested: ScoreConfig, reporter: Reporter) -> Sc
         ModelError: The exported file cannot be used.
         WriteError: The answers cannot be written.
     """
-    _need_pyarrow()
+    _need_pyarrow(requested.ray)
     options = {key: getattr(requested, key) for key in ("max_pixels", "formats", "coverage")}
     # With Ray, this one only checks the file and the options.
     threads = 1 if requested.ray else requested.threads
@@ -150,13 +150,17 @@ def score_archive(model: Path, requested: ScoreConfig, reporter: Reporter) -> Sc
     return scored
 
 
-def _need_pyarrow() -> None:
+def _need_pyarrow(ray: bool) -> None:
     try:
         import pyarrow.parquet  # noqa: F401
     except ImportError as error:
         raise InstallationError(
-            f"--out writes Parquet through pyarrow, which is not installed ({error}). Install it: "
-            "pip install 'finezoo[tables]', or pip install pyarrow"
+            f"--out writes Parquet through pyarrow, which is not installed ({error}). "
+            + (
+                "Install it together with Ray: pip install 'finezoo[ray]'"
+                if ray
+                else "Install it: pip install 'finezoo[tables]', or pip install pyarrow"
+            )
         ) from None
 
 
@@ -186,8 +190,8 @@ def _refuse_changes(finished: Mapping[str, str], shards: Iterator[Shard], roots:
                 )
     if gone:
         raise UsageError(
-            f"{len(gone)} of {len(finished)} scored parts are no longer in {', '.join(map(repr, roots))}. Score into a "
-            "new folder with --out DIR."
+            f"{len(gone)} of {len(finished)} scored parts are not in {', '.join(map(repr, roots))}: pictures were "
+            "removed, or these answers belong to another source. Score into a new folder with --out DIR."
         )
 
 

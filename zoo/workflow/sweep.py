@@ -152,9 +152,14 @@ def sweep(
         WriteError: A file cannot be written.
         KeyboardInterrupt: The sweep was interrupted. Everything is kept.
     """
-    # Otherwise each trial would fail with the same message.
+    # Before the folder of the sweep exists: a command that cannot work must leave nothing behind, and each trial would
+    # fail with the same message.
     backend.require_converters()
     backend.check()
+    if ray is not None:
+        from zoo.workflow import sweep_ray
+
+        sweep_ray.check_installed()
     files.check_writable(requested.output, "--output FOLDER")
     with _only_here(requested.output):
         pairs, state = begin(requested, registry)
@@ -165,8 +170,6 @@ def sweep(
         try:
             with contextlib.ExitStack() as stack:
                 if ray is not None:
-                    from zoo.workflow import sweep_ray
-
                     cluster = stack.enter_context(sweep_ray.Cluster(**ray))
                     _judge(work, cluster.heads, cluster.ladder)
                 else:

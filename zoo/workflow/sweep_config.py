@@ -24,6 +24,8 @@ from zoo.workflow.sweep_trials import Trial, TrialFolder, write_json
 FILE = "sweep.json"
 FORMAT = 1
 DEFAULT_SCHEDULES = ("auto", "fine-tune")
+# How messages call what sweep.json holds, where "--" and its name are not the option.
+SPOKEN = {"words": "the rest of the command", "folds": "--cv"}
 CHANGED = (
     "the pictures have changed since the sweep began, so that its trials cannot be compared. Start another one with "
     "--output FOLDER."
@@ -146,7 +148,12 @@ def _known(path: Path, asked: Mapping[str, Any], requested: SweepConfig) -> dict
         )
     changed = [name for name in asked if before.get(name) != asked[name]]
     if changed:
-        changes = "; ".join(f"{name} was {_shown(before.get(name))} and is {_shown(asked[name])}" for name in changed)
+        if "words" in changed and "folds" in changed:
+            changed.remove("folds")  # The words have it as --cv.
+        changes = "; ".join(
+            f"{SPOKEN.get(name, '--' + name)} was {_shown(before.get(name))} and is {_shown(asked[name])}"
+            for name in changed
+        )
         raise UsageError(
             f"{str(requested.output)!r} has a sweep with other settings: {changes}. Name another folder with "
             f"--output, or go on with that sweep: `{requested.command}`."
@@ -190,7 +197,10 @@ def _check_names(requested: SweepConfig) -> None:
 
 
 def _shown(value: Any) -> str:
-    return " ".join(map(str, value)) or "not given" if isinstance(value, list) else str(value)
+    if not isinstance(value, list):
+        return "not given" if value is None else str(value)
+    sizes = ["x".join(map(str, item)) if isinstance(item, list) else item for item in value]
+    return " ".join(str(item) for item in sizes if item is not None) or "not given"
 
 
 def _networks(requested: SweepConfig, registry: Registry) -> list[str]:

@@ -84,6 +84,22 @@ def carry_out(values: Mapping[str, Any]) -> None:
         tune.report({METRIC: answers.accuracy, TIME: step})
 
 
+def check_installed() -> None:
+    """Check that Ray Tune can be imported.
+
+    Raises:
+        InstallationError: It cannot.
+    """
+    try:
+        import ray
+        import ray.tune  # noqa: F401
+    except ImportError as error:
+        raise InstallationError(
+            f"--ray needs Ray, which is not installed ({error}). Install it with `pip install 'finezoo[ray]'`, or "
+            "leave out --ray, so that the trials run one after the other."
+        ) from None
+
+
 class Cluster:
     """A Ray cluster: this computer alone, or a running one.
 
@@ -103,15 +119,10 @@ class Cluster:
         self._folders: list[TrialFolder] = []
 
     def __enter__(self) -> Cluster:
-        try:
-            os.environ.update({name: os.environ.get(name, value) for name, value in SETTINGS.items()})
-            import ray
-            import ray.tune
-        except ImportError as error:
-            raise InstallationError(
-                f"--ray needs Ray, which is not installed ({error}). Install it with `pip install 'finezoo[ray]'`, or "
-                "leave out --ray, so that the trials run one after the other."
-            ) from None
+        os.environ.update({name: os.environ.get(name, value) for name, value in SETTINGS.items()})
+        check_installed()
+        import ray
+
         # Ray would print the trace of each problem. The leaderboard says what has failed.
         logging.getLogger("ray").setLevel(logging.CRITICAL)
         options: dict[str, Any] = {"logging_level": logging.CRITICAL, "log_to_driver": False}
