@@ -30,7 +30,7 @@ from zoo.reporter import Reporter, counted
 from zoo.train import schedule as schedules
 from zoo.train.linear_head import FOLDS
 from zoo.workflow import sweep_ladder, sweep_trials
-from zoo.workflow.compare_networks import at_hand
+from zoo.workflow.compare_networks import NONE_AT_HAND, at_hand
 from zoo.workflow.sweep_ladder import Budget
 from zoo.workflow.sweep_results import Row, SweepResult, rows_of
 from zoo.workflow.sweep_trials import HEAD, Answers, Trial, TrialFolder, write_json
@@ -41,7 +41,7 @@ FORMAT = 1
 FINISHING = 30.0
 DEFAULT_SCHEDULES = ("auto", "fine-tune")
 # How messages call what sweep.json holds, where "--" and its name are not the option.
-SPOKEN = {"words": "the rest of the command", "folds": "--cv"}
+SPOKEN = {"words": "the end of the command", "folds": "--cv"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -271,9 +271,12 @@ def _begin(requested: SweepConfig, registry: Registry) -> tuple[list[tuple[str, 
         if changed:
             if "words" in changed and "folds" in changed:
                 changed.remove("folds")  # The words have it as --cv.
+            told = {name: (before.get(name), asked[name]) for name in changed}
+            if "words" in told and isinstance(before.get("words"), list):
+                told["words"] = _without_beginning(before["words"], asked["words"])
             changes = "; ".join(
-                f"{SPOKEN.get(name, '--' + name)} was {_shown(before.get(name))} and is {_shown(asked[name])}"
-                for name in changed
+                f"{SPOKEN.get(name, '--' + name)} was {_shown(old)} and is {_shown(new)}"
+                for name, (old, new) in told.items()
             )
             raise UsageError(
                 f"{str(requested.output)!r} has a sweep with other settings: {changes}. Name another folder with "
@@ -289,6 +292,16 @@ def _begin(requested: SweepConfig, registry: Registry) -> tuple[list[tuple[str, 
             height, width = size or architecture.input_size
             cost[(name, size)] = architecture.parameters * height * width
     return sorted(cost, key=lambda pair: cost[pair]), used
+
+
+def _without_beginning(old: list[str], new: list[str]) -> tuple[list[str], list[str]]:
+    """Leave out the options that two commands have in common at their beginning."""
+    pairs = enumerate(zip(old, new, strict=False))
+    same = next((place for place, (one, other) in pairs if one != other), min(len(old), len(new)))
+    # An option stays together with its value.
+    while same and not all(words[same].startswith("--") for words in (old, new) if same < len(words)):
+        same -= 1
+    return old[same:], new[same:]
 
 
 def _shown(value: Any) -> str:
@@ -310,10 +323,7 @@ def _networks(requested: SweepConfig, registry: Registry) -> list[str]:
         schedules.find(name, registry)
     names = list(dict.fromkeys(requested.networks)) or [name for name, *_ in at_hand(registry)]
     if not names:
-        raise UsageError(
-            "there are no pretrained weights on this computer. Name the networks, and zoo downloads theirs: "
-            "--networks mobilenetv2,efficientnetv2_b0. `zoo list` shows all networks."
-        )
+        raise UsageError(f"{NONE_AT_HAND} Or begin with random weights: --weights none --networks NAME.")
     assert all(isinstance(registry.resolve(name)[0], Architecture) for name in names)
     return names
 
