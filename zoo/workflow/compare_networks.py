@@ -56,6 +56,13 @@ WARM, CALLS, SECONDS = 3, 10, 0.3
 PARITY_PICTURES = 64
 
 
+NONE_AT_HAND = (
+    "there are no pretrained weights on this computer. Name the networks, and zoo downloads theirs: --networks "
+    "mobilenetv2,efficientnetv2_b0. `zoo list` shows all networks. Without a network connection, put weights into a "
+    "folder and name it in the environment variable ZOO_WEIGHTS_DIR; docs/weights.md says how."
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class CompareConfig:
     """Describes the comparison that a user requests. Fields that are not described are those of `FinetuneConfig`.
@@ -187,10 +194,7 @@ def compare(requested: CompareConfig, registry: Registry, reporter: Reporter) ->
     if not entries:
         entries = at_hand(registry)
         if not entries:
-            raise UsageError(
-                "there are no pretrained weights on this computer. Name the networks, and zoo downloads theirs: "
-                "--networks mobilenetv2,efficientnetv2_b0. `zoo list` shows all networks."
-            )
+            raise UsageError(NONE_AT_HAND)
     # It is the same for all networks, and the first one would compute for minutes before it says so.
     backend.require_converters()
     backend.check()

@@ -18,14 +18,14 @@ from zoo.errors import DataError, RunError, UsageError
 from zoo.plugin import Architecture
 from zoo.plugin.registry import Registry
 from zoo.train import schedule as schedules
-from zoo.workflow.compare_networks import at_hand
+from zoo.workflow.compare_networks import NONE_AT_HAND, at_hand
 from zoo.workflow.sweep_trials import Trial, TrialFolder, write_json
 
 FILE = "sweep.json"
 FORMAT = 1
 DEFAULT_SCHEDULES = ("auto", "fine-tune")
 # How messages call what sweep.json holds, where "--" and its name are not the option.
-SPOKEN = {"words": "the rest of the command", "folds": "--cv"}
+SPOKEN = {"words": "the end of the command", "folds": "--cv"}
 CHANGED = (
     "the pictures have changed since the sweep began, so that its trials cannot be compared. Start another one with "
     "--output FOLDER."
@@ -150,9 +150,12 @@ def _known(path: Path, asked: Mapping[str, Any], requested: SweepConfig) -> dict
     if changed:
         if "words" in changed and "folds" in changed:
             changed.remove("folds")  # The words have it as --cv.
+        told = {name: (before.get(name), asked[name]) for name in changed}
+        if "words" in told and isinstance(before.get("words"), list):
+            told["words"] = _without_beginning(before["words"], asked["words"])
         changes = "; ".join(
-            f"{SPOKEN.get(name, '--' + name)} was {_shown(before.get(name))} and is {_shown(asked[name])}"
-            for name in changed
+            f"{SPOKEN.get(name, '--' + name)} was {_shown(old)} and is {_shown(new)}"
+            for name, (old, new) in told.items()
         )
         raise UsageError(
             f"{str(requested.output)!r} has a sweep with other settings: {changes}. Name another folder with "
@@ -196,6 +199,16 @@ def _check_names(requested: SweepConfig) -> None:
         names[key] = schedule
 
 
+def _without_beginning(old: list[str], new: list[str]) -> tuple[list[str], list[str]]:
+    """Leave out the options that two commands have in common at their beginning."""
+    pairs = enumerate(zip(old, new, strict=False))
+    same = next((place for place, (one, other) in pairs if one != other), min(len(old), len(new)))
+    # An option stays together with its value.
+    while same and not all(words[same].startswith("--") for words in (old, new) if same < len(words)):
+        same -= 1
+    return old[same:], new[same:]
+
+
 def _shown(value: Any) -> str:
     if not isinstance(value, list):
         return "not given" if value is None else str(value)
@@ -215,10 +228,7 @@ def _networks(requested: SweepConfig, registry: Registry) -> list[str]:
         schedules.find(name, registry)
     names = list(dict.fromkeys(requested.networks)) or [name for name, *_ in at_hand(registry)]
     if not names:
-        raise UsageError(
-            "there are no pretrained weights on this computer. Name the networks, and zoo downloads theirs: "
-            "--networks mobilenetv2,efficientnetv2_b0. `zoo list` shows all networks."
-        )
+        raise UsageError(f"{NONE_AT_HAND} Or begin with random weights: --weights none --networks NAME.")
     assert all(isinstance(registry.resolve(name)[0], Architecture) for name in names)
     return names
 
