@@ -335,6 +335,9 @@ def _start(address: str | None, options: Mapping[str, Any]) -> None:
     with interrupts.same_handlers():
         try:
             ray.init(address, **options)
+        except SystemExit:
+            # So Ray ends a program that receives SIGTERM while Ray starts.
+            raise interrupts.Terminated from None
         except Exception as error:
             if address is not None or "timed out" not in str(error):
                 raise
