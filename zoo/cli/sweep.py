@@ -196,11 +196,7 @@ def sweep(
     registry = load_registry()
     _check(values, data, (*networks, "mobilenetv2")[0])
     pictures = digest_of(sources.open_source(place, reading=_reading(values)))
-    command = f"zoo {'--no-plugins ' if without_plugins() else ''}sweep --resume {quoted(output)}"
-    if ray:
-        typed = [*typed_again("address", address), *typed_again("trial_cpus", trial_cpus)]
-        command = " ".join([command, "--ray", *map(quoted, typed)])
-    limit = f"--budget {budget:g}s" if budget else ""
+    command = _command(output, address, trial_cpus, ray=ray)
     requested = SweepConfig(
         data=place,
         networks=networks,
@@ -216,7 +212,7 @@ def sweep(
         exported=Path(absolute(str(values["exported"]))),
         pictures=pictures,
         command=command,
-        again=f"{command} {limit}".rstrip(),
+        again=f"{command} --budget {budget:g}s" if budget else command,
         environment=_environment(),
         threads=trial_cpus if ray else None,
     )
@@ -252,6 +248,13 @@ def _trial_words(values: Mapping[str, Any], data: str) -> tuple[tuple[str, ...],
         if name != "pool" or _is_vector(value):
             head_words += typed
     return tuple(words), tuple(head_words)
+
+
+def _command(output: Path, address: str | None, trial_cpus: int, *, ray: bool) -> str:
+    """Return the command that goes on with a sweep, without a budget; the arguments are options of `zoo sweep`."""
+    command = f"zoo {'--no-plugins ' if without_plugins() else ''}sweep --resume {quoted(output)}"
+    typed = [*typed_again("address", address), *typed_again("trial_cpus", trial_cpus)] if ray else []
+    return " ".join([command, *(["--ray"] if ray else []), *map(quoted, typed)])
 
 
 def _environment() -> dict[str, str]:

@@ -218,22 +218,56 @@ class Cluster:
             WriteError: A disk is full.
             KeyboardInterrupt: The user has interrupted the sweep.
         """
-        from ray import tune
-
         most = {each.trial.key: (stopped or {}).get(each.trial.key) or steps[-1] for each in folders}
         if all(each.answers(most[each.trial.key]) is not None for each in folders):
             return False
         if seconds is not None and seconds <= 0:
             sweep.stopped = True
             return True
-        self._parts += 1
         self._folders = list(folders)
-        storage, name = sweep.requested.output.absolute() / "ray", f"{os.getpid()}-part{self._parts}"
         ends = None if seconds is None else time.time() + seconds
         values = [
             _values(each, number, [step for step in steps if step <= most[each.trial.key]], ends)
             for number, each in enumerate(folders)
         ]
+        full, late, lost = self._run(sweep, folders, values, scheduler, ends)
+        if full:
+            raise WriteError(full[0])
+        for number, why in lost.items():
+            folders[number].note(problem=f"it was tried {MAX_FAILURES + 1} times on Ray, and lost each time: {why}")
+            sweep.tell(folders[number], None)
+        # A scheduler stops trials after the first step or later.
+        undone = [each for each in folders if each.answers(steps[0]) is None and not each.facts()["problem"]]
+        over = bool(late or undone)
+        sweep.stopped |= over
+        sweep.save()
+        return over
+
+    def _run(
+        self,
+        sweep: Sweep,
+        folders: Sequence[TrialFolder],
+        values: Sequence[Mapping[str, Any]],
+        scheduler: Any,
+        ends: float | None,
+    ) -> tuple[list[str], list[int], dict[int, str]]:
+        """Run Ray Tune.
+
+        Args:
+            sweep: The sweep.
+            folders: The trials.
+            values: The same as `carry_out` takes them.
+            scheduler: As in `_fit`.
+            ends: When the time is over, in seconds since the epoch. None sets no limit.
+
+        Returns:
+            What was said of full disks; the places of the trials for which the time was over; and why each trial was
+            lost, by its place.
+        """
+        from ray import tune
+
+        self._parts += 1
+        storage, name = sweep.requested.output.absolute() / "ray", f"{os.getpid()}-part{self._parts}"
         full: list[str] = []
         late: list[int] = []
         lost: dict[int, str] = {}
@@ -254,17 +288,6 @@ class Cluster:
                 lines = str(trial.get_error() or "").strip().splitlines()
                 lost[trial.config["trial"]["number"]] = lines[-1] if lines else "its worker was lost"
 
-        class Ends(tune.Stopper):
-            """Ends everything after a signal, when a disk is full, or when the time was over long ago."""
-
-            def __call__(self, trial_id: str, result: dict) -> bool:
-                return False
-
-            def stop_all(self) -> bool:
-                return (
-                    interrupts.waiting() or bool(full) or (ends is not None and time.time() > ends + sweep_trials.GRACE)
-                )
-
         tuner = tune.Tuner(
             tune.with_resources(carry_out, {"cpu": self._cpus}),
             param_space={"trial": tune.grid_search(values)},
@@ -279,7 +302,7 @@ class Cluster:
                 name=name,
                 storage_path=str(storage),
                 callbacks=[Lines()],
-                stop=Ends(),
+                stop=_stopper(full, ends),
                 failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
                 verbose=0,
             ),
@@ -291,17 +314,23 @@ class Cluster:
         finally:
             # Everything is in the folders of the trials.
             shutil.rmtree(storage, ignore_errors=True)
-        if full:
-            raise WriteError(full[0])
-        for number, why in lost.items():
-            folders[number].note(problem=f"it was tried {MAX_FAILURES + 1} times on Ray, and lost each time: {why}")
-            sweep.tell(folders[number], None)
-        # A scheduler stops trials after the first step or later.
-        undone = [each for each in folders if each.answers(steps[0]) is None and not each.facts()["problem"]]
-        over = bool(late or undone)
-        sweep.stopped |= over
-        sweep.save()
-        return over
+        return full, late, lost
+
+
+def _stopper(full: Sequence[str], ends: float | None) -> Any:
+    """Return what ends everything: after a signal, when a disk is full, or when the time was over long ago."""
+    from ray import tune
+
+    last = float("inf") if ends is None else ends + sweep_trials.GRACE
+
+    class Ends(tune.Stopper):
+        def __call__(self, trial_id: str, result: dict) -> bool:
+            return False
+
+        def stop_all(self) -> bool:
+            return interrupts.waiting() or bool(full) or time.time() > last
+
+    return Ends()
 
 
 def _is_at_work(folder: TrialFolder) -> bool:
@@ -317,6 +346,9 @@ def _start(address: str | None, options: Mapping[str, Any]) -> None:
     with interrupts.same_handlers():
         try:
             ray.init(address, **options)
+        except SystemExit:
+            # So Ray ends a program that receives SIGTERM while Ray starts.
+            raise interrupts.Terminated from None
         except Exception as error:
             if address is not None or "timed out" not in str(error):
                 raise
