@@ -72,6 +72,8 @@ KEYS |= {"zoo.weights_sha256", "zoo.json"}
 KEYS |= {f"zoo.{key}" for key in ("classes", "task", "image", "architecture", "run", "trust")}
 # The file with the metadata in the archive at the end of a .tflite file.
 KEYS.add("zoo.json")
+# The metadata of Parquet files with answers.
+KEYS |= {"zoo.model", "zoo.version"}
 
 
 def test_references_to_our_own_names_lead_somewhere():
