@@ -60,6 +60,8 @@ PARTS = ("train", "keras", "timm", "pipeline", "features", "accuracy")
 ONCE = ("pipeline", "accuracy")
 CLASSES = 10
 RATE = 1e-4
+# A change of a pixel value in 0..255 that is about as small as a rounding error of float32.
+NOISE = 1e-5
 
 
 class Skipped(Exception):
@@ -298,6 +300,10 @@ def measure_features(name: str, options: argparse.Namespace) -> dict[str, Any]:
         found[kind] = figures_of(seconds, len(pictures))
     if len(last) == 2:
         found["difference"] = backbones.largest_difference([last["onnxruntime"]], [last["backend"]])
+        # Deep networks with random weights enlarge rounding errors, so that a difference alone says little.
+        nearly = pictures[: options.batch] + np.float32(NOISE) * np.sign(pictures[: options.batch] - np.float32(127.5))
+        (compared,), (moved,) = (kinds["backend"].open()(each) for each in (pictures[: options.batch], nearly))
+        found["moved_by_noise"] = backbones.largest_difference([compared], [moved])
         found["quicker"] = max(kinds, key=lambda kind: found[kind]["images_per_second"])
     return found
 
