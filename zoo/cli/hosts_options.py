@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
-from importlib import metadata
 from typing import Any
 
 import click
@@ -89,6 +88,8 @@ def together(
 
 def _versions() -> dict[str, str]:
     """Return the versions that `zoo.runs.versions` lacks: of zoo if it is not installed, and of JAX."""
+    from importlib import metadata
+
     import zoo_runtime
 
     found = {"zoo": zoo_runtime.__version__}
