@@ -77,7 +77,8 @@ def _features(group: list[dict[str, Any]]) -> list[str]:
         if "onnxruntime" in each:
             says += f", by ONNX Runtime on the processor {each['onnxruntime']['images_per_second']:,.1f}"
             says += f"; they differ by {each['difference']:.1e} of the greatest one"
-            says += f", and a rounding error of a pixel changes them by {each['moved_by_noise']:.1e}"
+            if "moved_by_noise" in each:
+                says += f", and a rounding error of a pixel changes them by {each['moved_by_noise']:.1e}"
         lines.append(says + (f"; {each['why_not_onnxruntime']}" if "why_not_onnxruntime" in each else ""))
     return lines
 
