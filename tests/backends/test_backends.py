@@ -73,7 +73,6 @@ def python(keras_on, tmp_path_factory):
 
     def run(code, *arguments, expected=0, executable=sys.executable, on=keras_on):
         environment = {**os.environ, "KERAS_BACKEND": on, "ZOO_CACHE": str(cache), "ZOO_OFFLINE": "1"}
-        environment.pop("ZOO_WEIGHTS_DIR", None)
         words = [executable, "-c", code, *map(str, arguments)]
         done = subprocess.run(words, env=environment, capture_output=True, text=True)
         print(done.stdout + done.stderr)
@@ -161,10 +160,8 @@ def exported(run, zoo, place):
     return file.parent, json.loads((run / "metrics.json").read_text())["test"]["accuracy"]
 
 
-def test_the_default_job_on_digits(zoo, train, tmp_path):
+def test_the_default_job_on_digits(zoo, train, real_weights, tmp_path):
     """The first command of the README, with pretrained weights: its head, its evidence and its file."""
-    if not os.environ.get("ZOO_WEIGHTS_DIR"):
-        pytest.skip("ZOO_WEIGHTS_DIR does not name a folder with the weights of mobilenetv2")
     run, printed = train("mobilenetv2")
     record = json.loads((run / "run.json").read_text())
     assert record["weights"]["id"] == "mobilenetv2.imagenet1k" and "Head: solved on the features of" in printed
