@@ -211,6 +211,7 @@ def test_trials_get_what_the_user_has_chosen(zoo, tmp_path, monkeypatch):
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ZOO_PLUGINS", "all-of-them")
+    monkeypatch.setenv("ZOO_SIGN_PASSPHRASE", "secret")
     asked = []
 
     def workflow(requested, *others, **options):
@@ -223,6 +224,7 @@ def test_trials_get_what_the_user_has_chosen(zoo, tmp_path, monkeypatch):
     on_ray, alone = asked
     assert on_ray.environment["ZOO_PLUGINS"] == alone.environment["ZOO_PLUGINS"] == ""
     assert on_ray.environment["ZOO_CACHE"] == os.environ["ZOO_CACHE"]
+    assert "ZOO_SIGN_PASSPHRASE" not in on_ray.environment
     assert (on_ray.threads, alone.threads) == (3, None)
     assert on_ray.again == "zoo --no-plugins sweep --resume sweep-digits --ray --trial-cpus 3 --budget 120s"
     assert alone.again == "zoo --no-plugins sweep --resume sweep-digits"
